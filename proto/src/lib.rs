@@ -1,0 +1,63 @@
+//! The wire between agents and home, as Rust.
+//!
+//! The `.proto` files beside this crate are the text to read: every frame is described there. This crate adds only
+//! what both sides must agree on and protobuf cannot say: the invitation token's spelling ([`token`]), how a
+//! [`fleet::Refusal`] travels in a status ([`refusal`]), buffer sizes ([`codec`]) and the limits below.
+
+pub mod codec;
+pub mod refusal;
+pub mod token;
+
+/// `muster.fleet.v1`: enrolment, the stream, blobs.
+#[expect(missing_docs, clippy::all, reason = "generated; the .proto file holds the descriptions")]
+pub mod fleet {
+    tonic::include_proto!("muster.fleet.v1");
+}
+
+/// `muster.staging.v1`: documents and results of the staging domain.
+#[expect(missing_docs, clippy::all, reason = "generated; the .proto file holds the descriptions")]
+pub mod staging {
+    tonic::include_proto!("muster.staging.v1");
+}
+
+/// The whole wire as an encoded `FileDescriptorSet`, for reflection and for the test that pins it.
+pub const DESCRIPTOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));
+
+/// Protocol versions this build speaks, oldest and newest, inclusive.
+pub const PROTOCOL: (u32, u32) = (1, 1);
+
+/// A document or a report, bytes; larger things travel as blobs.
+pub const MAX_DOCUMENT: usize = 256 * 1024;
+
+/// One frame, bytes: a Hello of [`MAX_HELD`] assignments fits with room.
+pub const MAX_FRAME: usize = 4 * 1024 * 1024;
+
+/// One message before an identity exists, bytes.
+pub const MAX_ENROLL: usize = 64 * 1024;
+
+/// Assignments one agent may hold.
+pub const MAX_HELD: usize = 4096;
+
+/// The most output one log frame carries, bytes.
+pub const MAX_LOG_PIECE: usize = 64 * 1024;
+
+/// Output that home keeps of one stream of one attempt, bytes; beyond it head and tail remain.
+pub const MAX_LOG: u64 = 10 * 1024 * 1024;
+
+/// Pings go out both ways this often, seconds …
+pub const PING_EVERY_SECS: u64 = 30;
+
+/// … and a peer that leaves one unanswered this long, seconds, is gone.
+pub const PING_WAIT_SECS: u64 = 15;
+
+/// Kind of the document that tells every agent about its home.
+pub const KIND_SETTINGS: &str = "fleet.settings";
+
+/// Kind of the once work that runs one wrapper.
+pub const KIND_STAGING_OPERATION: &str = "staging.operation";
+
+/// Kind of the standing check of one staging.
+pub const KIND_STAGING_WATCH: &str = "staging.watch";
+
+#[cfg(test)]
+mod tests;
