@@ -1,1 +1,6 @@
-//! .
+//! The controller: database, PKI, planners, API and console of one house.
+
+pub mod error;
+pub mod platform;
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,74 @@
+//! Hints that something changed. They carry no data, so a lost or doubled one is harmless: whoever is woken reads the
+//! database, and every loop also wakes by itself.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+
+use tokio::sync::{Notify, watch};
+
+/// Wakes one loop.
+#[derive(Debug, Clone, Default)]
+pub struct Activator(Arc<Notify>);
+
+/// Who is to be woken by what; clones share it.
+#[derive(Debug, Clone)]
+pub struct Wake {
+    /// The newest event this replica knows to be committed.
+    head: watch::Sender<i64>,
+    loops: Arc<Mutex<BTreeMap<&'static str, Vec<Activator>>>>,
+}
+
+// === impl Activator ===
+
+impl Activator {
+    /// Wakes the loop, at once or as soon as it waits.
+    pub fn wake(&self) {
+        self.0.notify_one();
+    }
+
+    /// Resolves when woken.
+    pub async fn woken(&self) {
+        self.0.notified().await;
+    }
+}
+
+// === impl Wake ===
+
+impl Default for Wake {
+    fn default() -> Self {
+        Self { head: watch::Sender::new(0), loops: Arc::default() }
+    }
+}
+
+impl Wake {
+    /// An activator that is woken by `topic`.
+    pub fn listen(&self, topic: &'static str) -> Activator {
+        let activator = Activator::default();
+        let mut loops = self.loops.lock().expect("no holder of this lock panics");
+        loops.entry(topic).or_default().push(activator.clone());
+        activator
+    }
+
+    /// Follows the newest committed event.
+    pub fn head(&self) -> watch::Receiver<i64> {
+        self.head.subscribe()
+    }
+
+    /// A transaction of this replica was committed.
+    pub fn committed(&self, seq: Option<i64>, topics: &[&'static str]) {
+        if let Some(seq) = seq {
+            self.head.send_if_modified(|head| std::mem::replace(head, seq.max(*head)) < seq);
+        }
+        let loops = self.loops.lock().expect("no holder of this lock panics");
+        topics.iter().filter_map(|t| loops.get(t)).flatten().for_each(Activator::wake);
+    }
+
+    /// Another replica committed something: every loop looks.
+    pub fn committed_elsewhere(&self, seq: i64) {
+        self.committed(Some(seq), &[]);
+        let loops = self.loops.lock().expect("no holder of this lock panics");
+        loops.values().flatten().for_each(Activator::wake);
+    }
+}

@@ -1,0 +1,31 @@
+//! Databases for store tests: each test gets a fresh one on every engine there is.
+
+use crate::platform::{clock::Clock, db::Db, wake::Wake};
+
+/// URLs of the engines to test on: SQLite always, PostgreSQL where `MUSTER_TEST_POSTGRES` names a server.
+pub fn engines() -> Vec<String> {
+    let mut engines = vec!["sqlite:".to_owned()];
+    engines.extend(std::env::var("MUSTER_TEST_POSTGRES"));
+    engines
+}
+
+/// A new, migrated database on the engine of `url`.
+pub async fn fresh(url: &str) -> Db {
+    let db = Db::open(&fresh_url(url).await, Wake::default(), Clock::default()).await.expect("the database opens");
+    db.migrate().await.expect("the schema is made");
+    db
+}
+
+/// The URL of a new, empty database on the engine of `url`.
+pub async fn fresh_url(url: &str) -> String {
+    let name = format!("muster_{}", crate::platform::id::fresh(Clock::default().now()));
+    if url.starts_with("sqlite:") {
+        return format!("sqlite:{}", std::env::temp_dir().join(format!("{name}.db")).display());
+    }
+    sqlx::any::install_default_drivers();
+    let (server, _) = url.rsplit_once('/').expect("a server's URL names a database");
+    let mut conn = <sqlx::AnyConnection as sqlx::Connection>::connect(url).await.expect("the server answers");
+    let create = sqlx::AssertSqlSafe(format!("create database {name}"));
+    sqlx::query(create).execute(&mut conn).await.expect("a database is made");
+    format!("{server}/{name}")
+}
