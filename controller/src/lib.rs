@@ -1,5 +1,6 @@
 //! The controller: database, PKI, planners, API and console of one house.
 
+pub mod certificate;
 pub mod error;
 pub mod platform;
 #[cfg(test)]
