@@ -76,7 +76,9 @@ create table fleet_ledger (
 -- Documents lie once, sealed.
 create table fleet_document (
     digest text primary key,
-    sealed bytea not null
+    sealed bytea not null,
+    -- When it was last put: a document nobody names is dropped only some time after.
+    put_at bigint not null
 );
 
 create table fleet_assignment (
@@ -102,6 +104,7 @@ create table fleet_assignment (
     primary key (agent_id, kind, id)
 );
 create index fleet_assignment_generation on fleet_assignment (generation);
+create index fleet_assignment_unsent on fleet_assignment (agent_id) where state in ('queued', 'offered');
 create index fleet_assignment_key on fleet_assignment (kind, id);
 create index fleet_assignment_digest on fleet_assignment (digest);
 

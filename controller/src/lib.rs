@@ -2,6 +2,7 @@
 
 pub mod certificate;
 pub mod error;
+pub mod fleet;
 pub mod platform;
 #[cfg(test)]
 mod testing;

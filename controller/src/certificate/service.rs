@@ -148,6 +148,11 @@ impl Certificates {
         Ok(([vec![issued.der], house.authority.chain().to_vec()].concat(), key))
     }
 
+    /// Notes that leaves were used for the first time: those before them are superseded.
+    pub async fn note_used(&self, tx: &mut Tx, serials: &[String], now: i64) -> Result<()> {
+        store::save_used(tx, serials, now).await
+    }
+
     /// Revokes every leaf of an agent.
     pub async fn revoke_agent(&self, tx: &mut Tx, agent_id: &str) -> Result<()> {
         let now = tx.now();

@@ -116,16 +116,6 @@ pub async fn leaves(conn: &mut Conn, subject: &str, limit: i64) -> Result<Vec<Le
     Ok(sqlx::query_as(sqlx::AssertSqlSafe(text)).bind(subject).bind(limit).fetch_all(conn).await?)
 }
 
-/// Leaves by serial number.
-pub async fn leaves_by_serial(conn: &mut Conn, serials: &[String]) -> Result<Vec<LeafRow>> {
-    let text = format!("select {LEAF} from certificate_leaf where serial in ({})", list(serials.len(), 0));
-    let mut select = sqlx::query_as(sqlx::AssertSqlSafe(text));
-    for serial in serials {
-        select = select.bind(serial.clone());
-    }
-    Ok(select.fetch_all(conn).await?)
-}
-
 /// Marks leaves as used for the first time, and those issued before them to the same subjects as superseded.
 pub async fn save_used(conn: &mut Conn, serials: &[String], now: i64) -> Result<()> {
     let mark = format!(

@@ -1,0 +1,165 @@
+//! Output of once work: pieces by offset. What is there already is ignored, so a repeated piece is harmless.
+//!
+//! Of one stream 10 MiB are kept. Beyond that the head stays and the newest pieces take the place of older ones: what a
+//! person looks for is at the start and at the end.
+
+use serde::{Deserialize, Serialize};
+use sqlx::{FromRow, Row};
+use utoipa::ToSchema;
+
+use super::model::Key;
+use crate::{
+    error::Result,
+    platform::db::{Conn, Tx},
+};
+
+/// Bytes kept of the beginning of a stream that is too long; as many are kept of its end.
+const HEAD: i64 = muster_proto::MAX_LOG as i64 / 2;
+
+/// What names one stream of output.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LogKey {
+    /// The once work.
+    pub key: Key,
+    /// Its attempt.
+    pub attempt: i64,
+    /// `stdout` or `stderr`.
+    pub stream: &'static str,
+}
+
+/// A run of output, or of output that was dropped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Piece {
+    /// Which attempt, from 1.
+    pub attempt: i64,
+    /// `stdout` or `stderr`.
+    pub stream: String,
+    /// Where it begins, counted over everything the stream produced.
+    pub begins: i64,
+    /// Where it ends.
+    pub ends: i64,
+    /// The output as text, with what is not UTF-8 replaced; none where it was dropped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// When home had it, milliseconds since the Unix epoch.
+    pub at: i64,
+}
+
+#[derive(FromRow)]
+struct PieceRow {
+    attempt: i64,
+    stream: String,
+    begins: i64,
+    ends: i64,
+    data: Option<Vec<u8>>,
+    at: i64,
+}
+
+/// What of a piece is to be stored, given where the stored output ends: (begins, skipped bytes of data, gap to mark).
+/// None: nothing is new.
+pub fn beyond(stored: i64, offset: i64, length: i64) -> Option<(i64, i64, bool)> {
+    let ends = offset + length;
+    (ends > stored).then(|| (offset.max(stored), (stored - offset).max(0), offset > stored))
+}
+
+/// Adds a piece and gives where the stored output ends after it.
+pub async fn append(tx: &mut Tx, log: &LogKey, offset: i64, data: &[u8]) -> Result<i64> {
+    let stored: i64 = sqlx::query(
+        "select coalesce(max(ends), 0) from fleet_log where kind = $1 and id = $2 and attempt = $3 and stream = $4",
+    )
+    .bind(log.key.kind.clone())
+    .bind(log.key.id.clone())
+    .bind(log.attempt)
+    .bind(log.stream)
+    .fetch_one(&mut **tx)
+    .await?
+    .try_get(0)?;
+    let Some((begins, skip, gap)) = beyond(stored, offset, data.len() as i64) else { return Ok(stored) };
+    if gap {
+        insert(tx, log, stored, begins, None).await?;
+    }
+    let fresh = &data[usize::try_from(skip).unwrap_or_default()..];
+    let ends = begins + fresh.len() as i64;
+    insert(tx, log, begins, ends, Some(fresh)).await?;
+    if ends > 2 * HEAD {
+        drop_middle(tx, log, ends - HEAD).await?;
+    }
+    Ok(ends)
+}
+
+async fn insert(tx: &mut Tx, log: &LogKey, begins: i64, ends: i64, data: Option<&[u8]>) -> Result<()> {
+    let now = tx.now();
+    sqlx::query(
+        "insert into fleet_log (kind, id, attempt, stream, begins, ends, data, at) values ($1, $2, $3, $4, $5, $6, $7, $8)",
+    )
+    .bind(log.key.kind.clone())
+    .bind(log.key.id.clone())
+    .bind(log.attempt)
+    .bind(log.stream)
+    .bind(begins)
+    .bind(ends)
+    .bind(data.map(<[u8]>::to_vec))
+    .bind(now)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Replaces what lies between the head and `tail` by one marked gap.
+async fn drop_middle(tx: &mut Tx, log: &LogKey, tail: i64) -> Result<()> {
+    let which = "kind = $1 and id = $2 and attempt = $3 and stream = $4 and begins >= $5 and ends <= $6";
+    let bounds = crate::platform::db::query(format!("select min(begins), max(ends) from fleet_log where {which}"))
+        .bind(log.key.kind.clone())
+        .bind(log.key.id.clone())
+        .bind(log.attempt)
+        .bind(log.stream)
+        .bind(HEAD)
+        .bind(tail)
+        .fetch_one(&mut **tx)
+        .await?;
+    let (Some(from), Some(to)) = (bounds.try_get::<Option<i64>, _>(0)?, bounds.try_get::<Option<i64>, _>(1)?) else {
+        return Ok(());
+    };
+    crate::platform::db::query(format!("delete from fleet_log where {which}"))
+        .bind(log.key.kind.clone())
+        .bind(log.key.id.clone())
+        .bind(log.attempt)
+        .bind(log.stream)
+        .bind(HEAD)
+        .bind(tail)
+        .execute(&mut **tx)
+        .await?;
+    insert(tx, log, from, to, None).await
+}
+
+/// Output of once work, in the order it came, after `at` (milliseconds) and at most `limit` pieces.
+pub async fn read(conn: &mut Conn, key: &Key, limit: i64) -> Result<Vec<Piece>> {
+    let rows = sqlx::query_as::<_, PieceRow>(
+        "select attempt, stream, begins, ends, data, at from fleet_log where kind = $1 and id = $2 \
+         order by attempt, at, stream desc, begins limit $3",
+    )
+    .bind(key.kind.clone())
+    .bind(key.id.clone())
+    .bind(limit)
+    .fetch_all(conn)
+    .await?;
+    let piece = |row: PieceRow| Piece {
+        attempt: row.attempt,
+        stream: row.stream,
+        begins: row.begins,
+        ends: row.ends,
+        text: row.data.map(|d| String::from_utf8_lossy(&d).into_owned()),
+        at: row.at,
+    };
+    Ok(rows.into_iter().map(piece).collect())
+}
+
+/// Forgets the output of once work.
+pub async fn forget(conn: &mut Conn, key: &Key) -> Result<()> {
+    sqlx::query("delete from fleet_log where kind = $1 and id = $2")
+        .bind(key.kind.clone())
+        .bind(key.id.clone())
+        .execute(conn)
+        .await?;
+    Ok(())
+}
