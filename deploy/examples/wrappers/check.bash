@@ -16,7 +16,7 @@ ok() {
         printf 'ok    %s\n' "$what"
     else
         printf 'FAIL  %s (exit %s)\n' "$what" "$code"
-        sed 's/^/      /' <<<"$said"
+        printf '      %s\n' "${said//$'\n'/$'\n'      }"
         failures=$((failures + 1))
     fi
 }
