@@ -1,4 +1,4 @@
-# The little test kit of the wrapper sets: one line per check, a failed one with what the command said.
+# The little test kit of this folder: one line per check, a failed one with what the command said.
 
 set -euo pipefail
 workspace=$(mktemp -d)
