@@ -113,7 +113,7 @@ impl Fleet {
         around: Surroundings,
         asks: BTreeMap<&'static str, AskHandler>,
     ) -> Self {
-        let registry = Registry { changed: db.wake().listen("pulse"), ..Registry::default() };
+        let registry = Registry::new(db.wake().listen("pulse"));
         Self {
             intake: intake::spawn(db.clone(), registry.clone()),
             opener: Batcher::spawn(ROWS, session::open_all),

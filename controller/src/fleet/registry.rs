@@ -59,6 +59,11 @@ struct Entry {
 // === impl Registry ===
 
 impl Registry {
+    /// No streams yet. `changed` wakes the loop that writes transitions.
+    pub fn new(changed: Activator) -> Self {
+        Self { changed, ..Self::default() }
+    }
+
     /// The stream of an agent, if it is here.
     pub fn line(&self, agent: &AgentId) -> Option<Arc<Line>> {
         self.lock().get(agent)?.line.clone()
