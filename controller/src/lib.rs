@@ -4,5 +4,6 @@ pub mod certificate;
 pub mod error;
 pub mod fleet;
 pub mod platform;
+pub mod staging;
 #[cfg(test)]
 mod testing;

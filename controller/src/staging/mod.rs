@@ -1,0 +1,19 @@
+//! Preview deployments: created, updated, archived, restored and cleaned up through wrapper executables on a host.
+//!
+//! Words: a *project* says how its stagings are made; a *staging* is one preview, placed on one agent; an *operation* is one
+//! run of a wrapper on its behalf and one line of the action log; the *watch* runs `check` or `archive_check` again and
+//! again. Invariants: one operation at a time; a status changes by the transition table alone, on evidence; only a check
+//! begun after the wrapper ended counts. It does not know what the wrappers do.
+
+pub mod model;
+pub mod plan;
+mod reconcile;
+pub mod service;
+mod store;
+mod wire;
+
+pub use reconcile::Reconcile;
+pub use service::Staging;
+
+#[cfg(test)]
+mod tests;
