@@ -1,1 +1,5 @@
-//! .
+//! The agent.
+pub mod crash;
+mod durable;
+pub mod ledger;
+pub mod host;
