@@ -2,4 +2,6 @@
 pub mod crash;
 mod durable;
 pub mod ledger;
+pub mod driver;
 pub mod host;
+pub mod spool;

@@ -265,7 +265,7 @@ fn admit_once(entry: &Entry, new: &Assignment) -> Verdict {
     let old = &entry.assignment;
     match (&entry.stage, new.generation > old.generation) {
         // Whatever home asks of work that is over, its outcome is the answer.
-        (Stage::Done { .. }, _) => Verdict::Ended,
+        (Stage::Done { .. }, _) | (Stage::Finished(_), true) => Verdict::Ended,
         (_, true) if new.withdrawn => Verdict::Accept,
         (_, true) if !old.withdrawn && old.digest == new.digest => Verdict::Accept,
         (_, false) if old.withdrawn == new.withdrawn && old.digest == new.digest => Verdict::Same,
