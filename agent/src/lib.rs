@@ -5,3 +5,5 @@ pub mod ledger;
 pub mod driver;
 pub mod host;
 pub mod spool;
+pub mod config;
+pub mod staging;

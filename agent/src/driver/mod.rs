@@ -232,9 +232,6 @@ impl Kernel {
         let now = self.host.now_ms();
         let written = self.ledger.write(|state| state.acknowledge(up_to, &gone, now));
         self.observe_write(&written);
-        // Output that home never asked for to its end must not outlive what is known of its work.
-        let standing: Vec<_> = gone.into_iter().map(|(key, _)| key).collect();
-        standing.iter().for_each(|key| self.spool.forget(key));
     }
 }
 
