@@ -110,6 +110,11 @@ impl Ledger {
         self.write(|state| if state.token == token { Vec::new() } else { vec![Record::Token(token)] })
     }
 
+    /// Forgets once work that is over for long enough; what left is returned. A later start forgets it again.
+    pub fn forget(&self, now_ms: i64) -> Vec<Key> {
+        self.lock().state.forget(now_ms)
+    }
+
     fn new(state: State, journal: Journal, next: u64) -> Self {
         Self { inner: Mutex::new(Inner { state, journal, next }) }
     }
