@@ -19,9 +19,7 @@ use muster_pki::{
     rotate, sha256,
     tls::{self, Trust},
 };
-use muster_proto::fleet::{
-    EnrollRequest, Facts, InvitationToken, RenewRequest, enrollment_client::EnrollmentClient,
-};
+use muster_proto::fleet::{EnrollRequest, Facts, InvitationToken, RenewRequest, enrollment_client::EnrollmentClient};
 use rustls::{ClientConfig, client::Resumption, pki_types::CertificateDer};
 use serde::{Deserialize, Serialize};
 use tonic::{Status, transport::Channel};

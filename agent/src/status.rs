@@ -95,7 +95,8 @@ impl Status {
     /// One line for a service manager.
     pub fn line(&self) -> String {
         let home = if self.link.connected { "connected to" } else { "waiting for" };
-        let mut line = format!("{home} {}; {} standing, {} running", self.link.home, self.holds.standing, self.holds.running);
+        let mut line =
+            format!("{home} {}; {} standing, {} running", self.link.home, self.holds.standing, self.holds.running);
         if self.revoked {
             line.push_str("; revoked");
         }

@@ -36,6 +36,9 @@ fn wrapper_folders_are_read_and_their_environment_is_not_shown() {
     let text = "[staging.wrappers.demo]\npath = '/opt/demo'\nenv = ['KEY=secret']\nenv_file = '/etc/demo.env'\n";
     let loaded = with(text, vec![], &[]).unwrap();
     let folder = &loaded.config.staging.wrappers["demo"];
-    assert_eq!((folder.path.as_path(), folder.env.as_slice()), (Path::new("/opt/demo"), &["KEY=secret".to_owned()][..]));
+    assert_eq!(
+        (folder.path.as_path(), folder.env.as_slice()),
+        (Path::new("/opt/demo"), &["KEY=secret".to_owned()][..])
+    );
     assert!(!format!("{:?}", loaded.origins).contains("secret"));
 }

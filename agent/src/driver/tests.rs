@@ -101,7 +101,7 @@ impl World {
         let work = tokio::spawn(work::run(self.kernel.clone(), stop.clone(), || ()));
         let mut said = Vec::new();
         loop {
-            match self.kernel.spool.next() {
+            match self.kernel.spool.next(0) {
                 Some(Frame::Report(report)) => {
                     let last = enough(&report);
                     said.push(report);
@@ -242,12 +242,9 @@ async fn a_process_left_by_a_former_run_is_ended_before_its_work_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let world = World::open(dir.path());
     world.put(assignment("t.job", "a", 1, "x"));
-    let mut left = std::os::unix::process::CommandExt::process_group(
-        std::process::Command::new("sleep").arg("300"),
-        0,
-    )
-    .spawn()
-    .unwrap();
+    let mut left = std::os::unix::process::CommandExt::process_group(std::process::Command::new("sleep").arg("300"), 0)
+        .spawn()
+        .unwrap();
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", left.id())).unwrap();
     let started = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(19).unwrap().parse().unwrap();
     let group = Group { pgid: left.id() as i32, started, boot_id: world.kernel.host.boot_id() };
@@ -297,7 +294,7 @@ async fn what_cannot_be_acted_on_is_refused_by_name() {
     for new in [assignment("u.x", "kind", 1, "x"), version, assignment("t.job", "bad", 1, "bad")] {
         world.put(new);
     }
-    let said = std::iter::from_fn(|| world.kernel.spool.next()).map(|frame| match frame {
+    let said = std::iter::from_fn(|| world.kernel.spool.next(0)).map(|frame| match frame {
         Frame::Refuse(key, _, refused) => (key.id, refused.reason),
         other => panic!("{other:?}"),
     });

@@ -148,7 +148,13 @@ pub fn next(entry: &Entry, slot: &Slot, now: Now) -> Step {
                 Step::Rest
             }
         }
-        _ if slot.unsaved.is_some() => if waits { Step::Rest } else { Step::Save },
+        _ if slot.unsaved.is_some() => {
+            if waits {
+                Step::Rest
+            } else {
+                Step::Save
+            }
+        }
         _ if slot.busy => match &slot.cancel {
             Some((_, None)) if assignment.withdrawn => Step::Cancel(Phase::Cancelled),
             Some((_, None)) if now.revoked => Step::Cancel(Phase::Interrupted),

@@ -260,9 +260,8 @@ impl Host for Machine {
 impl Reins {
     fn signal(&self, signal: Signal) {
         if let Some(pid) = self.0 {
+            // Before it made its own group, the helper is met when it leaves its gate unopened: its socket ends.
             let _ = kill_process_group(pid, signal);
-            // Before it made its own group the helper can only be met by its own number.
-            let _ = rustix::process::kill_process(pid, signal);
         }
     }
 }
@@ -299,9 +298,13 @@ fn explain(program: &Program, error: &io::Error) -> NotStarted {
         }
         Some(Errno::NOENT) => "it is not there; put an executable file of that name".into(),
         Some(Errno::ACCESS) => format!("the agent's user may not execute it; run chmod +x {shown} and open its folder"),
-        Some(Errno::TXTBSY) => "it is open for writing; finish copying it, best under another name and then rename".into(),
+        Some(Errno::TXTBSY) => {
+            "it is open for writing; finish copying it, best under another name and then rename".into()
+        }
         Some(Errno::NOEXEC) => "it begins neither with #! nor as a binary of this machine; add a first line".into(),
-        Some(Errno::TOOBIG) => "its arguments and environment are too long for the kernel; shorten the overrides".into(),
+        Some(Errno::TOOBIG) => {
+            "its arguments and environment are too long for the kernel; shorten the overrides".into()
+        }
         _ => error.to_string(),
     };
     NotStarted(format!("{shown} cannot be started: {right}"))

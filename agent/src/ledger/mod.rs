@@ -68,9 +68,8 @@ impl Ledger {
             Some((_, Reading::Whole { good: 0, .. })) | None => {}
             Some(_) => set_aside = Some(aside(&path, "corrupt", now_ms)?),
         }
-        let mut state = State::default();
-        state.ledger_id = muster_pki::hex(&muster_pki::random::<16>());
-        state.reserved = RESERVE;
+        let ledger_id = muster_pki::hex(&muster_pki::random::<16>());
+        let state = State { ledger_id, reserved: RESERVE, ..State::default() };
         let journal = Journal::create(&path, &state.records(), || crash::at(CrashPoint::BeforeLedgerBegin))?;
         crash::at(CrashPoint::AfterLedgerBegin);
         Ok(Opened { ledger: Self::new(state, journal, 1), set_aside })

@@ -270,8 +270,9 @@ proptest! {
 
 #[test]
 fn a_journal_torn_at_any_byte_holds_every_frame_before_the_tear() {
-    let frames: Vec<Vec<u8>> =
-        (1..5).map(|n| frame(&[Record::Accepted(assignment("a", n, "document", false)), Record::Reserved(n)])).collect();
+    let frames: Vec<Vec<u8>> = (1..5)
+        .map(|n| frame(&[Record::Accepted(assignment("a", n, "document", false)), Record::Reserved(n)]))
+        .collect();
     let whole = frames.concat();
     for cut in 0..=whole.len() {
         let ends = frames.iter().scan(0, |at, f| {
@@ -284,7 +285,9 @@ fn a_journal_torn_at_any_byte_holds_every_frame_before_the_tear() {
             if cut < whole.len() {
                 torn.extend(std::iter::repeat_n(0, zeros));
             }
-            let Reading::Whole { records, .. } = read(&torn) else { panic!("cut at {cut} with {zeros} zeros is corrupt") };
+            let Reading::Whole { records, .. } = read(&torn) else {
+                panic!("cut at {cut} with {zeros} zeros is corrupt")
+            };
             assert_eq!(records.len(), complete * 2, "cut at {cut} with {zeros} zeros");
         }
     }

@@ -38,6 +38,9 @@ const WELCOME_LIMIT: Duration = Duration::from_secs(30);
 /// What is left to say at a stop has this long.
 const FAREWELL: Duration = Duration::from_secs(2);
 
+/// However short certificates live, renewing them is not all an agent does.
+const RENEW_PAUSE: Duration = Duration::from_millis(200);
+
 /// Assignments made durable in one step.
 const BATCH: usize = 64;
 
@@ -115,16 +118,13 @@ impl Link {
         self.tries += 1;
         self.report.send_modify(|report| report.home.clone_from(&home));
         let session = async {
-            let channel = dial::channel(&home, slot.tls.clone()).await.map_err(End::Lost)?;
+            let channel = unless(stop, dial::channel(&home, slot.tls.clone())).await?.map_err(End::Lost)?;
             if std::mem::take(&mut self.renew_first) {
-                return self.renew(channel).await;
+                return unless(stop, self.renew(channel)).await?;
             }
             self.session(channel, &slot, is_candidate, stop).await
         };
-        let end = tokio::select! {
-            end = session => end.unwrap_or_else(|end| end),
-            () = until_cut(stop) => End::Stopped,
-        };
+        let end = session.await.unwrap_or_else(|end: End| end);
         if let End::Refused(refused) = &end
             && is_candidate
             && !matches!(refused.reason(), Reason::Busy | Reason::Leaving | Reason::Clone | Reason::NotYetValid)
@@ -145,23 +145,22 @@ impl Link {
         let closing = CancellationToken::new();
         let _closed = closing.clone().drop_guard();
         let welcomed = CancellationToken::new();
-        let outbound = outbound(self.kernel.clone(), welcomed.clone(), closing.clone());
-        let mut client = HomeClient::new(channel.clone())
-            .max_decoding_message_size(MAX_FRAME)
-            .max_encoding_message_size(MAX_FRAME);
+        let number = self.kernel.spool.begin();
+        let outbound = outbound(self.kernel.clone(), number, welcomed.clone(), closing.clone());
+        let mut client =
+            HomeClient::new(channel.clone()).max_decoding_message_size(MAX_FRAME).max_encoding_message_size(MAX_FRAME);
         let opening = async {
             let mut inbound = client.session(outbound).await?.into_inner();
             let first = inbound.message().await?;
             Ok::<_, Status>((inbound, first))
         };
-        let opened = timeout(WELCOME_LIMIT, opening).await;
+        let opened = unless(stop, timeout(WELCOME_LIMIT, opening)).await?;
         let (mut inbound, first) = opened.map_err(|_| End::Lost("home did not answer Hello".into()))?.map_err(ended)?;
         match first.and_then(|f| f.frame) {
             Some(Frame::Welcome(welcome)) => self.welcome(&welcome, is_candidate)?,
             Some(Frame::Leave(leave)) => return Err(End::Left(leave)),
             _ => return Err(End::Lost("home answered Hello with something else than Welcome".into())),
         }
-        self.kernel.spool.rewind();
         welcomed.cancel();
         self.kernel.spool.wake();
         let mut renew_at = self.renewal(slot);
@@ -261,8 +260,8 @@ impl Link {
 
     /// When to renew, on the monotonic clock, from home's time.
     fn renewal(&self, slot: &Slot) -> Instant {
-        let left = identity::renew_at(&slot.leaf, chance()).saturating_sub(self.kernel.home_now_ms());
-        Instant::now() + Duration::from_millis(left.max(0).unsigned_abs())
+        let left = identity::renew_at(&slot.leaf, chance()).saturating_sub(self.kernel.home_now_ms()).max(0);
+        Instant::now() + Duration::from_millis(left.unsigned_abs()).max(RENEW_PAUSE)
     }
 
     fn addresses(&self) -> Vec<String> {
@@ -335,6 +334,7 @@ impl Link {
 /// Hello, then after Welcome whatever the spool has to say, each frame made when there is room for it.
 fn outbound(
     kernel: Arc<Kernel>,
+    number: u64,
     welcomed: CancellationToken,
     closing: CancellationToken,
 ) -> impl Stream<Item = fleet::FromAgent> + Send + 'static {
@@ -356,10 +356,12 @@ fn outbound(
                 () = closing.cancelled() => return None,
             }
             loop {
-                if let Some(frame) = kernel.spool.next() {
+                if let Some(frame) = kernel.spool.next(number) {
                     return Some((wire::frame(frame), Next::Spool));
                 }
                 tokio::select! {
+                    // What was said last comes before the farewell.
+                    biased;
                     () = kernel.spool.filled() => {}
                     () = closing.cancelled() => return Some((wire::leave("the agent is stopping"), Next::Nothing)),
                 }
@@ -368,10 +370,12 @@ fn outbound(
     })
 }
 
-/// Fires some time after a stop, for whatever part of an attempt does not look at the stop itself.
-async fn until_cut(stop: &CancellationToken) {
-    stop.cancelled().await;
-    sleep(FAREWELL * 2).await;
+/// What a future comes to, unless the agent is to stop first.
+async fn unless<T>(stop: &CancellationToken, future: impl Future<Output = T>) -> Result<T, End> {
+    tokio::select! {
+        done = future => Ok(done),
+        () = stop.cancelled() => Err(End::Stopped),
+    }
 }
 
 fn ended(status: Status) -> End {

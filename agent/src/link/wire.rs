@@ -49,13 +49,9 @@ pub fn frame(frame: Frame) -> fleet::FromAgent {
             Said::Refuse(fleet::Refuse { kind, id, epoch, generation, reason, message: refused.message })
         }
         Frame::Report(report) => Said::Report(self::report(report)),
-        Frame::Ask(q) => Said::Ask(fleet::Ask {
-            ask_id: q.ask_id,
-            kind: q.key.kind,
-            id: q.key.id,
-            version: q.version,
-            body: q.body,
-        }),
+        Frame::Ask(q) => {
+            Said::Ask(fleet::Ask { ask_id: q.ask_id, kind: q.key.kind, id: q.key.id, version: q.version, body: q.body })
+        }
         Frame::Sample(s) => Said::Sample(fleet::Sample {
             at_ms: s.at_ms,
             cpu: s.cpu,
@@ -152,12 +148,8 @@ fn done(key: &Key, generation: Generation, outcome: &Report) -> fleet::Done {
 }
 
 pub(super) fn report(report: Report) -> fleet::Report {
-    let condition = |c: Condition| fleet::Condition {
-        r#type: c.r#type,
-        holds: c.holds,
-        reason: c.reason,
-        message: c.message,
-    };
+    let condition =
+        |c: Condition| fleet::Condition { r#type: c.r#type, holds: c.holds, reason: c.reason, message: c.message };
     fleet::Report {
         seq: report.seq,
         kind: report.kind,

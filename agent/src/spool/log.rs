@@ -68,8 +68,7 @@ struct Output {
 impl Logs {
     /// Finds what a former run left; files of work that nobody knows are removed.
     pub fn open(folder: &Path, limit: u64, known: &[Key]) -> Self {
-        let mut logs =
-            Self { folder: folder.to_owned(), limit, kept: 0, streams: BTreeMap::new(), failing: false };
+        let mut logs = Self { folder: folder.to_owned(), limit, kept: 0, streams: BTreeMap::new(), failing: false };
         let names: BTreeMap<String, &Key> = known.iter().map(|key| (stem(key), key)).collect();
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             let parsed = entry.file_name().to_str().and_then(parse).and_then(|(stem, attempt, stream, start)| {

@@ -82,6 +82,7 @@ struct Inner {
     reports: BTreeMap<u64, Report>,
     newest: BTreeMap<Key, u64>,
     sent: u64,
+    stream: u64,
     asks: BTreeMap<String, Asked>,
     unsent_asks: VecDeque<String>,
     sample: Option<Sample>,
@@ -112,6 +113,7 @@ impl Spool {
             reports: BTreeMap::new(),
             newest: BTreeMap::new(),
             sent: 0,
+            stream: 0,
             asks: BTreeMap::new(),
             unsent_asks: VecDeque::new(),
             sample: None,
@@ -193,9 +195,13 @@ impl Spool {
         }
     }
 
-    /// The next frame, in the order of the house.
-    pub fn next(&self) -> Option<Frame> {
+    /// The next frame for a stream, in the order of the house. A stream that is no longer the newest gets nothing, so
+    /// that a connection on its way out swallows nothing.
+    pub fn next(&self, stream: u64) -> Option<Frame> {
         let mut inner = self.lock();
+        if inner.stream != stream {
+            return None;
+        }
         if let Some((_, answer)) = inner.answers.pop_first() {
             return Some(answer);
         }
@@ -215,15 +221,17 @@ impl Spool {
         inner.logs.next().map(Frame::Log)
     }
 
-    /// A new stream begins: everything home has not acknowledged is said again. Answers are not, since Hello names
-    /// what is held and home offers again what is not.
-    pub fn rewind(&self) {
+    /// A new stream begins and is given its number: everything home has not acknowledged is said again. Answers are
+    /// not, since Hello names what is held and home offers again what is not.
+    pub fn begin(&self) -> u64 {
         self.change(|inner| {
             inner.answers.clear();
             inner.sent = 0;
             inner.unsent_asks = inner.asks.keys().cloned().collect();
             inner.logs.rewind();
-        });
+            inner.stream += 1;
+            inner.stream
+        })
     }
 
     /// Home has every report up to a number. Returns the withdrawals whose end it thereby knows.

@@ -17,7 +17,7 @@ fn log(id: &str, stream: Stream) -> LogKey {
 }
 
 fn pieces(spool: &Spool) -> Vec<Piece> {
-    std::iter::from_fn(|| match spool.next() {
+    std::iter::from_fn(|| match spool.next(0) {
         Some(Frame::Log(piece)) => Some(piece),
         _ => None,
     })
@@ -32,28 +32,29 @@ fn what_matters_most_is_said_first() {
     spool.sample(Sample::default());
     spool.report(report("a", 1, Phase::Applied));
     spool.accept(Key::new("t.x", "a"), Generation::default());
-    let said: Vec<Frame> = std::iter::from_fn(|| spool.next()).collect();
+    let said: Vec<Frame> = std::iter::from_fn(|| spool.next(0)).collect();
     assert!(matches!(said[..], [Frame::Accept(..), Frame::Report(_), Frame::Sample(_), Frame::Log(_)]), "{said:?}");
 }
 
 #[test]
 fn standing_reports_coalesce_and_outcomes_do_not() {
     let dir = tempfile::tempdir().unwrap();
-    let spool = spool(dir.path(), 1 << 20);
+    let spool = &spool(dir.path(), 1 << 20);
     spool.report(report("a", 1, Phase::Working));
     spool.report(Report { outcome: true, ..report("b", 2, Phase::Succeeded) });
     spool.report(report("a", 3, Phase::Applied));
     spool.report(Report { outcome: true, ..report("b", 4, Phase::Succeeded) });
-    let seqs = || {
-        std::iter::from_fn(|| spool.next()).map(|f| match f {
+    let seqs = |stream| {
+        std::iter::from_fn(move || spool.next(stream)).map(|f| match f {
             Frame::Report(r) => r.seq,
             other => panic!("{other:?}"),
         })
     };
-    assert_eq!(seqs().collect::<Vec<_>>(), [2, 3, 4]);
+    assert_eq!(seqs(0).collect::<Vec<_>>(), [2, 3, 4]);
     spool.acknowledge(2);
-    spool.rewind();
-    assert_eq!(seqs().collect::<Vec<_>>(), [3, 4], "what is not acknowledged is said again");
+    let stream = spool.begin();
+    assert_eq!(seqs(0).count(), 0, "the former stream says nothing more");
+    assert_eq!(seqs(stream).collect::<Vec<_>>(), [3, 4], "what is not acknowledged is said again");
 }
 
 #[test]
@@ -94,9 +95,9 @@ async fn a_question_is_asked_again_after_a_reconnect_and_answered_once() {
     let asking = spool.ask(Key::new("t.x", "a"), 1, Bytes::from_static(b"?"));
     let home = async {
         spool.filled().await;
-        let Some(Frame::Ask(first)) = spool.next() else { panic!("no question") };
-        spool.rewind();
-        let Some(Frame::Ask(second)) = spool.next() else { panic!("no question") };
+        let Some(Frame::Ask(first)) = spool.next(0) else { panic!("no question") };
+        let stream = spool.begin();
+        let Some(Frame::Ask(second)) = spool.next(stream) else { panic!("no question") };
         assert_eq!(first, second);
         spool.answered(&first.ask_id, Answer::Ok(Bytes::from_static(b"!")));
     };

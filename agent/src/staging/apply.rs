@@ -172,6 +172,7 @@ impl Operation {
                 memory_bytes: operation.memory_bytes,
                 file_bytes: operation.file_bytes,
             };
+            tail.turn_page();
             let ended = folders.run(&work.assignment.key, goal, action, limits, work.cancel.clone(), &tail).await;
             last = match ended {
                 Ok(exit) => tail.ran(wrapper, exit, operation.limit, started_ms, folders.host.now_ms()),
@@ -237,6 +238,13 @@ impl Standing for Watch {
 impl<'a> Tail<'a> {
     fn new(onward: Option<&'a dyn host::Watch>) -> Self {
         Self { onward, stdout: Mutex::default(), stderr: Mutex::default() }
+    }
+
+    /// A new executable begins: the message is to be its own, the count goes on.
+    fn turn_page(&self) {
+        for kept in [&self.stdout, &self.stderr] {
+            kept.lock().unwrap_or_else(|e| e.into_inner()).1.clear();
+        }
     }
 
     fn ran(&self, wrapper: Wrapper, exit: Exit, limit: std::time::Duration, started_ms: i64, ended_ms: i64) -> Ran {
