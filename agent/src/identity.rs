@@ -307,3 +307,6 @@ fn ders(hexes: &[String]) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     let der = |hex: &String| hex.as_bytes().chunks(2).map(byte).collect::<Option<Vec<u8>>>();
     hexes.iter().map(|hex| Ok(der(hex).context("a certificate of the identity is damaged")?.into())).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -33,15 +33,15 @@ impl Watch for Seen {
     }
     fn output(&self, stream: Stream, bytes: &[u8]) {
         if stream == Stream::Stdout {
-            self.out.lock().unwrap().extend_from_slice(bytes);
+            self.out.lock().expect("no test panics while writing").extend_from_slice(bytes);
         }
     }
 }
 
 fn script(dir: &Path, text: &str) -> Program {
     let path = dir.join("prog");
-    fs::write(&path, text).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(&path, text).expect("the script is written");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("the script is its owner's");
     let limit = Duration::from_secs(20);
     Program { path, args: vec![], env: vec![], folder: dir.join("work"), limit, memory_bytes: 0, file_bytes: 0 }
 }

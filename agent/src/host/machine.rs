@@ -37,6 +37,9 @@ const LAST_OUTPUT: Duration = Duration::from_millis(500);
 /// How often a group that was killed is looked at: the kernel tells nobody but a parent when a process is gone.
 const LOOK: Duration = Duration::from_millis(10);
 
+/// How often a program that is open for writing is tried again, [`LOOK`] apart.
+const BUSY_LOOKS: usize = 20;
+
 const PIECE: usize = 16 * 1024;
 
 /// The host this process runs on.
@@ -83,31 +86,43 @@ impl Machine {
         command
     }
 
-    async fn start(&self, program: &Program, watch: &dyn Watch) -> Result<(Child, Reins), NotStarted> {
+    /// Starts a program, waiting a moment for one that is just being written: a fork elsewhere in this process may hold
+    /// the file open for the time until its own exec.
+    async fn start_patiently(&self, program: &Program, watch: &dyn Watch) -> Result<(Child, Reins), NotStarted> {
+        for _ in 0..BUSY_LOOKS {
+            match self.start(program, watch).await {
+                Err(e) if Errno::from_io_error(&e) == Some(Errno::TXTBSY) => sleep(LOOK).await,
+                started => return started.map_err(|e| explain(program, &e)),
+            }
+        }
+        self.start(program, watch).await.map_err(|e| explain(program, &e))
+    }
+
+    async fn start(&self, program: &Program, watch: &dyn Watch) -> io::Result<(Child, Reins)> {
         fs::create_dir_all(&program.folder)
-            .map_err(|e| NotStarted(format!("cannot make the working folder {}: {e}", program.folder.display())))?;
+            .map_err(|e| io::Error::other(format!("no working folder {}: {e}", program.folder.display())))?;
         let mut command = self.command(program);
         let gate = match &self.helper {
             Some(_) => {
-                let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(|e| explain(program, &e))?;
-                ours.set_nonblocking(true).map_err(|e| explain(program, &e))?;
+                let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+                ours.set_nonblocking(true)?;
                 command.stdin(Stdio::from(OwnedFd::from(theirs)));
-                Some(UnixStream::from_std(ours).map_err(|e| explain(program, &e))?)
+                Some(UnixStream::from_std(ours)?)
             }
             None => {
                 command.stdin(Stdio::null());
                 None
             }
         };
-        let child = command.spawn().map_err(|e| explain(program, &e))?;
+        let child = command.spawn()?;
         // The command holds the child's end of the gate: while it lives, the end of the socket would never be seen.
         drop(command);
         let pid = child.id().and_then(|id| i32::try_from(id).ok()).expect("a child that was not awaited has a number");
         let reins = Reins(Pid::from_raw(pid));
-        let group = proc::group_of(pid).ok_or_else(|| NotStarted("the process is gone before it began".into()))?;
-        watch.grouped(group).map_err(|e| NotStarted(format!("its start cannot be recorded: {e}")))?;
+        let group = proc::group_of(pid).ok_or_else(|| io::Error::other("the process is gone before it began"))?;
+        watch.grouped(group).map_err(|e| io::Error::other(format!("its start cannot be recorded: {e}")))?;
         if let Some(gate) = gate {
-            open(gate).await.map_err(|e| explain(program, &e))?;
+            open(gate).await?;
         }
         Ok((child, reins))
     }
@@ -132,7 +147,7 @@ impl Host for Machine {
         watch: &'a dyn Watch,
     ) -> BoxFuture<'a, Result<Exit, NotStarted>> {
         Box::pin(async move {
-            let (mut child, mut reins) = self.start(&program, watch).await?;
+            let (mut child, mut reins) = self.start_patiently(&program, watch).await?;
             let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
             let output = async {
                 tokio::join!(copy(stdout, Stream::Stdout, watch), copy(stderr, Stream::Stderr, watch));
