@@ -72,6 +72,7 @@ pub async fn run_observed(
     let sample_seconds = Arc::new(AtomicU32::new(0));
     let kernel = Arc::new(kernel(&config, host, &keeper, &sample_seconds)?);
     let (report, seen) = watch::channel(link::Report::default());
+    let last = seen.clone();
     let link_stop = CancellationToken::new();
     let link = Link::new(kernel.clone(), keeper.clone(), config.homes.clone(), report).run(link_stop.clone());
     let mut is_ready = false;
@@ -96,6 +97,10 @@ pub async fn run_observed(
     tokio::select! {
         _ = async { tokio::join!(working, link) } => {}
         () = chores => {}
+    }
+    if config.status_file {
+        let farewell = Status::of(&kernel, &keeper, last.borrow().clone());
+        farewell.write(&state_dir).unwrap_or_else(|e| tracing::warn!(error = %e, "the status file cannot be written"));
     }
     Ok(())
 }

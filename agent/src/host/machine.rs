@@ -53,6 +53,9 @@ pub struct Machine {
 /// Kills a process group unless told that it ended.
 struct Reins(Option<Pid>);
 
+/// Removes a working folder when its run is over. What a program wants to keep it keeps elsewhere.
+struct Folder<'a>(&'a Path);
+
 // === impl Machine ===
 
 impl Machine {
@@ -147,6 +150,7 @@ impl Host for Machine {
         watch: &'a dyn Watch,
     ) -> BoxFuture<'a, Result<Exit, NotStarted>> {
         Box::pin(async move {
+            let _folder = Folder(&program.folder);
             let (mut child, mut reins) = self.start_patiently(&program, watch).await?;
             let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
             let output = async {
@@ -284,6 +288,14 @@ impl Reins {
 impl Drop for Reins {
     fn drop(&mut self) {
         self.signal(Signal::KILL);
+    }
+}
+
+// === impl Folder ===
+
+impl Drop for Folder<'_> {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(self.0);
     }
 }
 

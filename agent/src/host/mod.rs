@@ -71,7 +71,7 @@ pub struct Program {
     pub args: Vec<String>,
     /// Additional environment.
     pub env: Vec<(String, String)>,
-    /// Working folder; made when it is not there.
+    /// Working folder of its own: made for the run, removed after it.
     pub folder: PathBuf,
     /// Wall-clock limit.
     pub limit: Duration,

@@ -105,20 +105,16 @@ impl Folders {
     ) -> Result<Exit, NotStarted> {
         let path = self.find(goal, action.wrapper).map_err(|e| NotStarted(e.to_string()))?;
         let name = muster_pki::hex(&muster_pki::sha256(format!("{}\0{}", key.kind, key.id).as_bytes())[..12]);
-        let folder = self.work.join(name);
         let program = Program {
             path,
             args: action.args,
             env: self.env(&goal.folder)?,
-            folder: folder.clone(),
+            folder: self.work.join(name),
             limit: limits.wall,
             memory_bytes: limits.memory_bytes,
             file_bytes: limits.file_bytes,
         };
-        let exit = self.host.run(program, cancel, tail).await;
-        // A wrapper that keeps something keeps it elsewhere; its working folder is gone with it.
-        let _ = std::fs::remove_dir_all(folder);
-        exit
+        self.host.run(program, cancel, tail).await
     }
 }
 
