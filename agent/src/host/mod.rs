@@ -1,7 +1,7 @@
 //! The only door to the machine: processes, the clock, what the host is and how it fares.
 //!
 //! Everything behind [`Host`] may be replaced by a fake; everything before it is the same code in a test and on a
-//! host. The real one lives in [`machine`], the program that sets limits and then becomes the wrapper in [`limited`].
+//! host. The real one lives in [`Machine`], the program that sets limits and then becomes the wrapper in [`limited`].
 
 pub mod limited;
 mod machine;

@@ -3,7 +3,7 @@
 //! The host's owner lists wrapper folders by name; home names the folder, the wrapper and its arguments, and nothing
 //! else reaches the machine: no shell, no inherited environment. An *operation* runs one wrapper to its end. A *watch*
 //! runs a check again and again and says when its result changes. What is run with which arguments follows purely from
-//! the document ([`plan`]).
+//! the document (`plan`).
 
 mod apply;
 mod plan;
