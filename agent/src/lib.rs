@@ -1,1 +1,27 @@
-//! .
+//! The agent: one program on a host that nobody can dial into. It calls home, receives what the host should be, and
+//! reports what it is.
+//!
+//! - [`link`] is the one stream to home, over [`dial`], as the [`identity`] that home gave.
+//! - [`ledger`] is what must not be forgotten; [`spool`] is what is to be said.
+//! - [`driver`] judges what arrives and runs any driver by one loop; [`settings`] and [`staging`] are the drivers.
+//! - [`host`] is the only door to the machine, [`crash`] the list of places at which tests cut the power.
+//! - [`app`] puts one agent together; [`config`] is its owner's word, [`status`] and [`doctor`] are for people.
+//!
+//! Imports point one way: `host`, `ledger` ← `spool` ← `driver` ← domains ← `app`. Generated types of the wire appear
+//! in `link`, `identity`, `settings` and each domain's `wire` alone.
+
+pub mod app;
+pub mod config;
+pub mod crash;
+pub mod dial;
+pub mod doctor;
+pub mod driver;
+mod durable;
+pub mod host;
+pub mod identity;
+pub mod ledger;
+pub mod link;
+pub mod settings;
+pub mod spool;
+pub mod staging;
+pub mod status;

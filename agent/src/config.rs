@@ -1,0 +1,206 @@
+//! The agent's configuration: flag before environment before file before default.
+//!
+//! Files are `/etc/muster/agent.toml` and, over it, `/etc/muster/agent.d/*.toml` in the order of their names. A key that
+//! nobody reads is refused by name, since it is a setting its writer believes in.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+use toml::{Table, Value};
+
+/// Where the file lies unless a flag or `MUSTER_AGENT_CONFIG` says otherwise.
+pub const DEFAULT_FILE: &str = "/etc/muster/agent.toml";
+
+const PREFIX: &str = "MUSTER_AGENT_";
+
+const DEFAULTS: &str = r#"
+state_dir = "/var/lib/muster-agent"
+homes = []
+spool_bytes = 67108864
+log = "info"
+[accept]
+kinds = ["*"]
+[staging.wrappers]
+"#;
+
+/// All that the host's owner decides.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Identity, ledger and spool.
+    pub state_dir: PathBuf,
+    /// Addresses of home, host:port, in place of those home told.
+    pub homes: Vec<String>,
+    /// What home may ask for.
+    pub accept: Accept,
+    /// The staging domain.
+    pub staging: Staging,
+    /// Output kept until home has it, bytes.
+    pub spool_bytes: u64,
+    /// What is logged, as `tracing` directives.
+    pub log: String,
+    /// Seconds between samples in place of home's word; 0: none.
+    pub sample_seconds: Option<u32>,
+    /// Whether a status file is kept; many agents in one process have no use for it.
+    #[serde(skip, default = "yes")]
+    pub status_file: bool,
+}
+
+/// What home may ask for.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Accept {
+    /// Kinds of assignments, as globs.
+    pub kinds: Vec<String>,
+}
+
+/// The staging domain's settings.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Staging {
+    /// Wrapper folders by the name home uses.
+    pub wrappers: BTreeMap<String, WrapperFolder>,
+}
+
+/// One folder of wrapper executables.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WrapperFolder {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Environment of its wrappers, `NAME=value`.
+    #[serde(default)]
+    pub env: Vec<String>,
+    /// A file of such lines, read at each run; for values that should not stand here.
+    pub env_file: Option<PathBuf>,
+}
+
+/// A configuration and where each of its values comes from.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// Dotted key → value and origin.
+    pub origins: BTreeMap<String, (String, String)>,
+}
+
+// === impl Config ===
+
+impl Config {
+    /// The defaults for a state folder; for agents that no file describes.
+    pub fn for_state_dir(state_dir: impl Into<PathBuf>) -> Self {
+        let mut table: Table = DEFAULTS.parse().expect("the defaults are TOML");
+        table.insert("state_dir".into(), Value::String(state_dir.into().to_string_lossy().into_owned()));
+        table.try_into().expect("the defaults are complete")
+    }
+}
+
+/// Loads the configuration. `flags` are dotted keys with their values; `env` is the process's environment.
+///
+/// # Errors
+/// A sentence that names the file or variable, the key, and what is wrong with it.
+pub fn load(
+    file: Option<&Path>,
+    flags: Vec<(&str, Value)>,
+    env: impl IntoIterator<Item = (String, String)>,
+) -> anyhow::Result<Loaded> {
+    let mut merged = Table::new();
+    let mut origins = BTreeMap::new();
+    let mut layer = |table: Table, origin: String| -> anyhow::Result<()> {
+        let mut candidate = merged.clone();
+        merge(&mut candidate, table, "", &origin, &mut origins);
+        // Checked layer by layer, so that a mistake is told with the place that made it.
+        Config::deserialize(Value::Table(candidate.clone())).map_err(|e| anyhow::anyhow!("{origin}: {e}"))?;
+        merged = candidate;
+        Ok(())
+    };
+    layer(DEFAULTS.parse().expect("the defaults are TOML"), "default".into())?;
+    for path in files(file)? {
+        let text = fs::read_to_string(&path).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))?;
+        let table = text.parse::<Table>().map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))?;
+        layer(table, path.display().to_string())?;
+    }
+    for (name, value) in env {
+        if let Some(key) = name.strip_prefix(PREFIX).filter(|key| !matches!(*key, "CONFIG" | "TOKEN_FILE")) {
+            layer(variable(key, &value).ok_or_else(|| unknown_variable(&name))?, name.clone())?;
+        }
+    }
+    for (key, value) in flags {
+        let origin = format!("--{}", key.replace(['.', '_'], "-"));
+        layer(Table::from_iter([(key.to_owned(), value)]), origin)?;
+    }
+    let config = Config::deserialize(Value::Table(merged))?;
+    Ok(Loaded { config, origins })
+}
+
+fn files(chosen: Option<&Path>) -> anyhow::Result<Vec<PathBuf>> {
+    let main = chosen.unwrap_or(Path::new(DEFAULT_FILE));
+    let mut found = Vec::new();
+    if main.exists() {
+        found.push(main.to_owned());
+    } else if chosen.is_some() {
+        anyhow::bail!("{} is not there; name a file that is, or leave the flag out", main.display());
+    }
+    let mut more: Vec<PathBuf> =
+        fs::read_dir(main.with_extension("d")).into_iter().flatten().flatten().map(|e| e.path()).collect();
+    more.retain(|path| path.extension().is_some_and(|e| e == "toml"));
+    more.sort();
+    found.extend(more);
+    Ok(found)
+}
+
+fn variable(key: &str, value: &str) -> Option<Table> {
+    let list = || Value::Array(value.split(',').filter(|v| !v.is_empty()).map(Value::from).collect());
+    // A number that is none is handed on as text, so that the refusal names what was expected.
+    let number = || value.parse::<i64>().map_or_else(|_| Value::from(value), Value::from);
+    Some(match key {
+        "STATE_DIR" => Table::from_iter([("state_dir".into(), Value::from(value))]),
+        "LOG" => Table::from_iter([("log".into(), Value::from(value))]),
+        "HOMES" => Table::from_iter([("homes".into(), list())]),
+        "SPOOL_BYTES" => Table::from_iter([("spool_bytes".into(), number())]),
+        "SAMPLE_SECONDS" => Table::from_iter([("sample_seconds".into(), number())]),
+        "ACCEPT_KINDS" => {
+            let kinds = Table::from_iter([("kinds".to_owned(), list())]);
+            Table::from_iter([("accept".into(), Value::Table(kinds))])
+        }
+        _ => return None,
+    })
+}
+
+fn unknown_variable(name: &str) -> anyhow::Error {
+    let known = ["STATE_DIR", "HOMES", "ACCEPT_KINDS", "SPOOL_BYTES", "LOG", "SAMPLE_SECONDS", "CONFIG"];
+    anyhow::anyhow!("{name}: no such setting; there are {PREFIX}{}", known.join(&format!(", {PREFIX}")))
+}
+
+fn merge(into: &mut Table, from: Table, path: &str, origin: &str, origins: &mut BTreeMap<String, (String, String)>) {
+    for (key, value) in from {
+        let dotted = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        match value {
+            Value::Table(inner) => {
+                let slot = into.entry(key).or_insert_with(|| Value::Table(Table::new()));
+                if !slot.is_table() {
+                    *slot = Value::Table(Table::new());
+                }
+                let slot = slot.as_table_mut().expect("made a table above");
+                merge(slot, inner, &dotted, origin, origins);
+            }
+            value => {
+                // The owner's environment for wrappers may hold secrets, which stay out of what is printed.
+                let shown = if key == "env" { "[...]".into() } else { value.to_string() };
+                origins.insert(dotted, (shown, origin.to_owned()));
+                into.insert(key, value);
+            }
+        }
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[cfg(test)]
+mod tests;
