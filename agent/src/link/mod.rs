@@ -246,6 +246,7 @@ impl Link {
                 let ask_id = answer.ask_id.clone();
                 self.kernel.spool.answered(&ask_id, wire::answer(answer));
             }
+            Frame::Ping(ping) => self.kernel.spool.pong(ping.nonce),
             Frame::Welcome(_) => tracing::warn!("home said Welcome twice"),
             Frame::Assign(_) | Frame::Leave(_) => unreachable!("taken where frames are read"),
         }

@@ -41,6 +41,7 @@ pub fn hello(kernel: &Kernel) -> fleet::FromAgent {
 /// A frame as it travels.
 pub fn frame(frame: Frame) -> fleet::FromAgent {
     said(match frame {
+        Frame::Pong(nonce) => Said::Pong(fleet::Pong { nonce }),
         Frame::Accept(Key { kind, id }, Generation { epoch, number: generation }) => {
             Said::Accept(fleet::Accept { kind, id, epoch, generation })
         }

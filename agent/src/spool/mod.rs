@@ -36,6 +36,8 @@ pub struct Spool {
 /// What is said next.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Frame {
+    /// The stream lives.
+    Pong(u64),
     /// A generation is held durably.
     Accept(Key, Generation),
     /// A generation is refused.
@@ -78,6 +80,7 @@ pub enum Answer {
 
 #[derive(Debug)]
 struct Inner {
+    pong: Option<u64>,
     answers: BTreeMap<Key, Frame>,
     reports: BTreeMap<u64, Report>,
     newest: BTreeMap<Key, u64>,
@@ -109,6 +112,7 @@ impl Spool {
         let folder = state_dir.join("spool");
         durable::folder(&folder)?;
         let inner = Inner {
+            pong: None,
             answers: BTreeMap::new(),
             reports: BTreeMap::new(),
             newest: BTreeMap::new(),
@@ -132,6 +136,11 @@ impl Spool {
     /// Wakes the waiter.
     pub fn wake(&self) {
         self.filled.notify_one();
+    }
+
+    /// To be said before anything else: the stream lives.
+    pub fn pong(&self, nonce: u64) {
+        self.change(|inner| inner.pong = Some(nonce));
     }
 
     /// To be said: a generation is held.
@@ -202,6 +211,9 @@ impl Spool {
         if inner.stream != stream {
             return None;
         }
+        if let Some(nonce) = inner.pong.take() {
+            return Some(Frame::Pong(nonce));
+        }
         if let Some((_, answer)) = inner.answers.pop_first() {
             return Some(answer);
         }
@@ -225,6 +237,7 @@ impl Spool {
     /// not, since Hello names what is held and home offers again what is not.
     pub fn begin(&self) -> u64 {
         self.change(|inner| {
+            inner.pong = None;
             inner.answers.clear();
             inner.sent = 0;
             inner.unsent_asks = inner.asks.keys().cloned().collect();
