@@ -1,1 +1,6 @@
-//! .
+//! The house in one process: a real controller, real agents, a fake host at the very edge. See [`World`].
+
+pub mod host;
+pub mod world;
+
+pub use world::World;

@@ -9,13 +9,23 @@ pub mod refusal;
 pub mod token;
 
 /// `muster.fleet.v1`: enrolment, the stream, blobs.
-#[expect(missing_docs, clippy::all, clippy::allow_attributes, reason = "generated; the .proto file holds the descriptions")]
+#[expect(
+    missing_docs,
+    clippy::all,
+    clippy::allow_attributes,
+    reason = "generated; the .proto file holds the descriptions"
+)]
 pub mod fleet {
     tonic::include_proto!("muster.fleet.v1");
 }
 
 /// `muster.staging.v1`: documents and results of the staging domain.
-#[expect(missing_docs, clippy::all, clippy::allow_attributes, reason = "generated; the .proto file holds the descriptions")]
+#[expect(
+    missing_docs,
+    clippy::all,
+    clippy::allow_attributes,
+    reason = "generated; the .proto file holds the descriptions"
+)]
 pub mod staging {
     tonic::include_proto!("muster.staging.v1");
 }

@@ -136,6 +136,12 @@ impl Staging {
         store::fetch_project(conn, name).await?.ok_or_else(|| Error::not_found("project", name))
     }
 
+    /// Where a staging stands and whether an operation is under way; none when there is no such staging.
+    pub async fn status(&self, which: Which<'_>) -> Result<Option<(Status, bool)>> {
+        let row = store::fetch_staging(&mut *self.fleet.db.read().await?, which.project, which.name).await?;
+        row.map(|row| Ok((status_of(&row)?, !row.operation_id.is_empty()))).transpose()
+    }
+
     // --- operations ---
 
     /// Makes a staging: places it, stores it, and sends the operation that creates it.

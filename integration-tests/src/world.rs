@@ -1,0 +1,402 @@
+//! A house of one controller and any number of agents, in one process, on ports the system chose.
+
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use muster_agent::config::{Config as AgentConfig, WrapperFolder};
+use muster_controller::{
+    certificate::{Certificates, Rotation, model::Lives},
+    fleet::{
+        Dispatch, Fleet, Pulse, Surroundings,
+        listen::Rate,
+        model::{AgentId, Class, Labels, Liveness},
+        service::NewInvitation,
+    },
+    platform::{
+        clock::Clock,
+        db::{Db, file_url},
+        events::Actor,
+        reconcile,
+        wake::Wake,
+    },
+    staging::{self, Staging},
+};
+use muster_pki::{
+    HOME_NAME,
+    seal::SealKey,
+    tls::{Presented, server},
+};
+use muster_proto::token;
+use tempfile::TempDir;
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::host::FakeHost;
+
+/// The longest anything may take that a test waits for.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One house.
+pub struct World {
+    /// Where everything lies.
+    pub dir: TempDir,
+    /// URL of the database.
+    pub database: String,
+    /// The controller's clock.
+    pub clock: Clock,
+    /// The controller.
+    pub home: Home,
+    /// How long certificates live.
+    pub lives: Lives,
+}
+
+/// A running controller.
+pub struct Home {
+    /// Its fleet.
+    pub fleet: Fleet,
+    /// Its stagings.
+    pub staging: Staging,
+    /// Where agents reach it.
+    pub address: SocketAddr,
+    stop: CancellationToken,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+/// An agent of a world.
+pub struct Agent {
+    /// Its identity.
+    pub id: AgentId,
+    /// Its host.
+    pub host: Arc<FakeHost>,
+    /// Its state folder.
+    pub state: PathBuf,
+    /// The cable between it and home.
+    pub cable: Cable,
+    config: AgentConfig,
+    running: Option<(CancellationToken, JoinHandle<anyhow::Result<()>>)>,
+}
+
+/// A cable that can be cut and frozen: agents dial its near end.
+#[derive(Clone)]
+pub struct Cable {
+    /// What agents dial.
+    pub near: SocketAddr,
+    state: Arc<watch::Sender<CableState>>,
+    far: Arc<Mutex<SocketAddr>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum CableState {
+    Whole,
+    /// Nothing passes, and nobody is told.
+    Frozen,
+    /// Connections break and none comes through.
+    Cut,
+}
+
+/// Who acts in tests.
+pub fn tester() -> Actor {
+    Actor { name: "user/tester".into(), source: muster_controller::platform::events::Source::Api }
+}
+
+/// The engines to test on: SQLite always, PostgreSQL where `MUSTER_TEST_POSTGRES` names a server.
+pub fn engines() -> Vec<Option<String>> {
+    let mut engines = vec![None];
+    engines.extend(std::env::var("MUSTER_TEST_POSTGRES").map(Some));
+    engines
+}
+
+/// Waits until `what` gives something, and says what was waited for when it does not.
+pub async fn eventually<T, F: Future<Output = Option<T>>>(why: &str, what: impl Fn() -> F) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = what().await {
+            return found;
+        }
+        assert!(begun.elapsed() < PATIENCE, "waited in vain: {why}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+// === impl World ===
+
+impl World {
+    /// A house on SQLite.
+    pub async fn new() -> Self {
+        Self::on(None).await
+    }
+
+    /// A house on the given engine.
+    pub async fn on(server: Option<String>) -> Self {
+        Self::with(server, Lives::default()).await
+    }
+
+    /// A house whose certificates live so long.
+    pub async fn with(server: Option<String>, lives: Lives) -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let database = match server {
+            Some(server) => fresh_database(&server).await,
+            None => file_url(&dir.path().join("muster.db")),
+        };
+        std::fs::write(dir.path().join("seal-key"), SealKey::generate()).expect("written");
+        let clock = Clock::default();
+        let home = Home::start(&database, dir.path(), &clock, lives, "127.0.0.1:0").await;
+        Self { dir, database, clock, home, lives }
+    }
+
+    /// Stops the controller as a signal would, and starts another on the same data and port.
+    pub async fn restart_home(&mut self) {
+        let address = self.home.address;
+        self.home.stop().await;
+        self.home = Home::start(&self.database, self.dir.path(), &self.clock, self.lives, &address.to_string()).await;
+    }
+
+    /// A token for one agent of a class.
+    pub async fn invite(&self, class: Class, labels: &Labels) -> String {
+        self.invite_many(class, labels, 1).await
+    }
+
+    /// A token for some agents of a class.
+    pub async fn invite_many(&self, class: Class, labels: &Labels, max_uses: i64) -> String {
+        let new = NewInvitation {
+            name: "test".into(),
+            class,
+            labels: labels.clone(),
+            max_uses,
+            life: 3_600_000,
+            for_agent: None,
+        };
+        self.home.fleet.invite(&tester(), &new).await.expect("an invitation").1
+    }
+
+    /// A new agent that has joined and runs; its wrapper folder is called `test`.
+    pub async fn agent(&self, name: &str, class: Class, labels: &[(&str, &str)]) -> Agent {
+        let labels: Labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let token = self.invite(class, &labels).await;
+        let mut agent = self.joined(name, &token).await.expect("enrolled");
+        agent.start();
+        self.online(&agent).await;
+        agent
+    }
+
+    /// An agent that has joined and does not run.
+    pub async fn joined(&self, name: &str, token: &str) -> anyhow::Result<Agent> {
+        let host = FakeHost::new(name);
+        let state = self.dir.path().join(name);
+        let cable = Cable::lay(self.home.address).await;
+        let mut token = token::parse(token)?;
+        token.homes = vec![cable.near.to_string()];
+        let identity = muster_agent::identity::enroll(&state, &token, &muster_agent::host::Host::facts(&*host)).await?;
+        let mut config = AgentConfig::for_state_dir(&state);
+        config.homes = vec![cable.near.to_string()];
+        let folder = WrapperFolder { path: "/wrappers".into(), ..WrapperFolder::default() };
+        config.staging.wrappers = BTreeMap::from([("test".to_owned(), folder)]);
+        Ok(Agent { id: AgentId(identity.agent_id), host, state, cable, config, running: None })
+    }
+
+    /// Waits until an agent's stream is open.
+    pub async fn online(&self, agent: &Agent) {
+        let now = || self.clock.now();
+        let is_online =
+            || async { (self.home.fleet.registry.liveness(&agent.id, now()) == Some(Liveness::Online)).then_some(()) };
+        eventually("the agent is online", is_online).await;
+    }
+
+    /// Waits until an agent's stream is gone.
+    pub async fn gone(&self, agent: &Agent) {
+        let is_gone = || async { self.home.fleet.registry.line(&agent.id).is_none().then_some(()) };
+        eventually("the agent's stream is gone", is_gone).await;
+    }
+}
+
+// === impl Home ===
+
+impl Home {
+    async fn start(database: &str, dir: &Path, clock: &Clock, lives: Lives, listen: &str) -> Self {
+        let seal: [u8; 32] = std::fs::read(dir.join("seal-key")).expect("read").try_into().expect("32 bytes");
+        let db = Db::open(database, Wake::default(), clock.clone()).await.expect("the database opens");
+        db.migrate().await.expect("migrated");
+        let certificates = Certificates::open(db.clone(), Arc::new(SealKey::new(&seal)), "muster.test", lives)
+            .await
+            .expect("the house opens");
+        let listener = TcpListener::bind(listen).await.expect("bound");
+        let address = listener.local_addr().expect("an address");
+        let replica = format!("replica-{}", address.port());
+        let around = Surroundings {
+            replica: replica.clone(),
+            homes: vec![address.to_string()],
+            url: "http://127.0.0.1".into(),
+            sample_seconds: 1,
+        };
+        let fleet = Fleet::new(db.clone(), certificates.clone(), around, BTreeMap::new());
+        fleet.expect_back().await.expect("read");
+        let staging = Staging { fleet: fleet.clone() };
+        let (chain, key) = certificates.issue_listener(&[HOME_NAME.into()], &replica).await.expect("a listener's leaf");
+        let config = server(Presented { chain, key: &key }, &certificates.house().roots, certificates.tickets());
+        let (_, tls) = watch::channel(Arc::new(config.expect("a TLS configuration")));
+        let stop = CancellationToken::new();
+        let rotation = Rotation { certificates, db: db.clone(), holder: replica };
+        let mut tasks = vec![
+            reconcile::spawn(rotation, db.wake().listen("certificate"), stop.clone()).0,
+            reconcile::spawn(Dispatch::new(fleet.clone()), fleet.dispatch_activator(), stop.clone()).0,
+            reconcile::spawn(Pulse { fleet: fleet.clone() }, db.wake().listen("pulse"), stop.clone()).0,
+            reconcile::spawn(
+                staging::Reconcile { staging: staging.clone() },
+                db.wake().listen("staging"),
+                stop.clone(),
+            )
+            .0,
+        ];
+        let serving = (fleet.clone(), stop.clone());
+        tasks.push(tokio::spawn(async move {
+            let rate = Rate { per_second: 10_000, burst: 1000 };
+            serving.0.serve(listener, tls, rate, serving.1).await.expect("served");
+        }));
+        Self { fleet, staging, address, stop, tasks }
+    }
+
+    async fn stop(&mut self) {
+        self.fleet.registry.drain(Duration::from_millis(10), "home restarts").await;
+        self.stop.cancel();
+        for task in self.tasks.drain(..) {
+            tokio::time::timeout(PATIENCE, task).await.expect("it stops").expect("without a panic");
+        }
+        self.fleet.db.close().await;
+    }
+}
+
+// === impl Agent ===
+
+impl Agent {
+    /// Starts it.
+    pub fn start(&mut self) {
+        let stop = CancellationToken::new();
+        let run = muster_agent::app::run(self.config.clone(), self.host.clone(), stop.clone());
+        self.running = Some((stop, tokio::spawn(run)));
+    }
+
+    /// Stops it as a signal would.
+    pub async fn stop(&mut self) {
+        let (stop, task) = self.running.take().expect("it runs");
+        stop.cancel();
+        tokio::time::timeout(PATIENCE, task).await.expect("it stops").expect("without a panic").expect("well");
+    }
+
+    /// Stops it as a power cut would: nothing is said any more.
+    pub async fn kill(&mut self) {
+        let (_, task) = self.running.take().expect("it runs");
+        self.cable.freeze();
+        task.abort();
+        let _ = task.await;
+    }
+
+    /// Another agent with a copy of everything this one has.
+    pub fn clone_to(&self, name: &str) -> Self {
+        let state = self.state.with_file_name(name);
+        copy_folder(&self.state, &state);
+        let mut config = self.config.clone();
+        config.state_dir.clone_from(&state);
+        Self { id: self.id.clone(), host: FakeHost::new(name), state, cable: self.cable.clone(), config, running: None }
+    }
+
+    /// Changes its configuration for the next start.
+    pub fn configure(&mut self, change: impl FnOnce(&mut AgentConfig)) {
+        change(&mut self.config);
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if let Some((stop, task)) = self.running.take() {
+            stop.cancel();
+            task.abort();
+        }
+    }
+}
+
+// === impl Cable ===
+
+impl Cable {
+    /// Lays a cable to `far`.
+    pub async fn lay(far: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let near = listener.local_addr().expect("an address");
+        let (state, _) = watch::channel(CableState::Whole);
+        let cable = Self { near, state: Arc::new(state), far: Arc::new(Mutex::new(far)) };
+        let carrying = cable.clone();
+        tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                tokio::spawn(carrying.clone().carry(near));
+            }
+        });
+        cable
+    }
+
+    /// Breaks every connection and lets none through.
+    pub fn cut(&self) {
+        self.state.send_replace(CableState::Cut);
+    }
+
+    /// Lets nothing through on the connections there are, and tells nobody; new ones pass.
+    pub fn freeze(&self) {
+        self.state.send_replace(CableState::Frozen);
+        self.state.send_replace(CableState::Whole);
+    }
+
+    /// Lets new connections through again.
+    pub fn mend(&self) {
+        self.state.send_replace(CableState::Whole);
+    }
+
+    async fn carry(self, mut near: TcpStream) {
+        let mut state = self.state.subscribe();
+        if *state.borrow_and_update() == CableState::Cut {
+            return;
+        }
+        let far = *self.far.lock().expect("not poisoned");
+        let Ok(mut far) = TcpStream::connect(far).await else { return };
+        tokio::select! {
+            _ = copy_bidirectional(&mut near, &mut far) => {}
+            changed = state.changed() => {
+                // What was frozen stays frozen: both ends are held open, and nothing is read from either.
+                if changed.is_ok() && *state.borrow() != CableState::Cut {
+                    tokio::time::sleep(10 * PATIENCE).await;
+                }
+            }
+        }
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder");
+    for entry in std::fs::read_dir(from).expect("read") {
+        let entry = entry.expect("an entry");
+        let target = to.join(entry.file_name());
+        match entry.file_type().expect("a type").is_dir() {
+            true => copy_folder(&entry.path(), &target),
+            false => drop(std::fs::copy(entry.path(), target).expect("copied")),
+        }
+    }
+}
+
+async fn fresh_database(server: &str) -> String {
+    use sqlx::Connection;
+    sqlx::any::install_default_drivers();
+    let name = format!("world_{}", muster_pki::hex(&muster_pki::random::<8>()));
+    let mut conn = sqlx::AnyConnection::connect(server).await.expect("the server answers");
+    let create = sqlx::AssertSqlSafe(format!("create database {name}"));
+    sqlx::query(create).execute(&mut conn).await.expect("a database is made");
+    let (base, _) = server.rsplit_once('/').expect("a server's URL names a database");
+    format!("{base}/{name}")
+}

@@ -1,0 +1,4 @@
+//! Every story of the house: one binary, one file a subject.
+
+mod enrolment;
+mod staging;
