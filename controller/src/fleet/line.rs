@@ -57,6 +57,7 @@ pub struct Line {
     pub kill: std::sync::Arc<Kill>,
     /// The session's number; 0 until the stream is open.
     epoch: AtomicI64,
+    abandoned: AtomicBool,
     saying: Mutex<Saying>,
     pong: AtomicU64,
     ponged: Notify,
@@ -126,6 +127,7 @@ impl Line {
             capability_digest,
             kill,
             epoch: AtomicI64::new(0),
+            abandoned: AtomicBool::new(false),
             saying: Mutex::default(),
             pong: AtomicU64::new(0),
             ponged: Notify::new(),
@@ -140,6 +142,16 @@ impl Line {
     /// The stream is open under this number.
     pub fn open(&self, epoch: i64) {
         self.epoch.store(epoch, Ordering::Release);
+    }
+
+    /// Nobody is at the other end any more.
+    pub fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Release);
+    }
+
+    /// Whether nobody is at the other end any more.
+    pub fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Acquire)
     }
 
     /// Sends an assignment, unless a newer generation of it waits already.

@@ -186,9 +186,11 @@ impl Fleet {
         Answer { ask_id, ..answer }
     }
 
-    /// Notes that a stream ended, to be written with the next pulse.
-    fn closed(&self, line: &Line) {
-        self.closed.lock().expect("no holder of this lock panics").push((line.agent.clone(), line.epoch()));
+    /// Takes a line out of the registry; that its stream ended is written with the next pulse.
+    fn part(&self, line: &Arc<Line>) {
+        if self.registry.part(line, self.db.clock().now()) {
+            self.closed.lock().expect("no holder of this lock panics").push((line.agent.clone(), line.epoch()));
+        }
     }
 
     fn take_closed(&self) -> Vec<(AgentId, i64)> {

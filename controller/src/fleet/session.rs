@@ -83,10 +83,17 @@ pub enum Opened {
     Elsewhere,
 }
 
+/// Takes a line out of the registry when its stream is over, or was given up before it was open.
+struct Held {
+    fleet: Fleet,
+    line: Arc<Line>,
+}
+
 /// One stream, reading and writing.
 pub struct SessionStream {
     fleet: Fleet,
     line: Arc<Line>,
+    _held: Held,
     inbound: Streaming<FromAgent>,
     intake: PollSender<Said>,
     welcome: Option<Box<Welcome>>,
@@ -113,13 +120,15 @@ impl Home for HomeService {
         agree_on_protocol(&hello, now)?;
         let capabilities = hex(&sha256(wire::capabilities(&hello).to_string().as_bytes()));
         let line = Arc::new(Line::new(agent.clone(), wire::clean(&hello.ledger_id), capabilities, peer.kill));
+        let held = Held { fleet: fleet.clone(), line: line.clone() };
         let opening = Opening { leaf, agent, hello: hello.into(), line: line.clone(), old_is_dead: false };
         let welcome = fleet.open(opening).await.inspect_err(|_| {
             fleet.registry.counters.refused.fetch_add(1, Ordering::Relaxed);
         })?;
         let intake = PollSender::new(fleet.intake.clone());
         let fleet = fleet.clone();
-        Ok(Response::new(SessionStream { fleet, line, inbound, intake, welcome: Some(welcome), over: false }))
+        let welcome = Some(welcome);
+        Ok(Response::new(SessionStream { fleet, line, _held: held, inbound, intake, welcome, over: false }))
     }
 }
 
@@ -265,7 +274,10 @@ async fn open_admitted(fleet: &Fleet, admitted: Vec<(usize, &Opening, &OpeningRo
             old.kill.kill();
         }
     }
-    match take_sessions(fleet, &admitted).await {
+    let taken = take_sessions(fleet, &admitted).await;
+    // A caller that went away meanwhile takes no line out that joined after it left.
+    admitted.iter().filter(|(_, o, _)| o.line.is_abandoned()).for_each(|(_, o, _)| fleet.part(&o.line));
+    match taken {
         Ok(opened) => admitted
             .iter()
             .map(|(n, opening, _)| {
@@ -275,10 +287,7 @@ async fn open_admitted(fleet: &Fleet, admitted: Vec<(usize, &Opening, &OpeningRo
             .collect(),
         Err(error) => {
             tracing::error!(%error, "streams could not be opened");
-            let now = fleet.db.clock().now();
-            admitted.iter().for_each(|(_, opening, _)| {
-                fleet.registry.part(&opening.line, now);
-            });
+            admitted.iter().for_each(|(_, opening, _)| fleet.part(&opening.line));
             admitted.iter().map(|(n, ..)| (*n, Err(unavailable()))).collect()
         }
     }
@@ -515,10 +524,11 @@ impl Stream for SessionStream {
     }
 }
 
-impl Drop for SessionStream {
+// === impl Held ===
+
+impl Drop for Held {
     fn drop(&mut self) {
-        if self.fleet.registry.part(&self.line, self.fleet.db.clock().now()) {
-            self.fleet.closed(&self.line);
-        }
+        self.line.abandon();
+        self.fleet.part(&self.line);
     }
 }
