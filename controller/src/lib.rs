@@ -1,8 +1,10 @@
 //! The controller: database, PKI, planners, API and console of one house.
 
 pub mod certificate;
+pub mod domain;
 pub mod error;
 pub mod fleet;
 pub mod platform;
 #[cfg(test)]
 mod testing;
+pub mod web;
