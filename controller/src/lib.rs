@@ -1,9 +1,11 @@
 //! The controller: database, PKI, planners, API and console of one house.
 
 pub mod certificate;
+pub mod domain;
 pub mod error;
 pub mod fleet;
 pub mod platform;
 pub mod staging;
 #[cfg(test)]
 mod testing;
+pub mod web;
