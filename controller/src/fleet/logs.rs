@@ -3,6 +3,8 @@
 //! Of one stream 10 MiB are kept. Beyond that the head stays and the newest pieces take the place of older ones: what a
 //! person looks for is at the start and at the end.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use sqlx::{FromRow, Row};
 use utoipa::ToSchema;
@@ -43,16 +45,6 @@ pub struct Piece {
     pub text: Option<String>,
     /// When home had it, milliseconds since the Unix epoch.
     pub at: i64,
-}
-
-#[derive(FromRow)]
-struct PieceRow {
-    attempt: i64,
-    stream: String,
-    begins: i64,
-    ends: i64,
-    data: Option<Vec<u8>>,
-    at: i64,
 }
 
 /// What of a piece is to be stored, given where the stored output ends: (begins, skipped bytes of data, gap to mark).
@@ -132,26 +124,80 @@ async fn drop_middle(tx: &mut Tx, log: &LogKey, tail: i64) -> Result<()> {
     insert(tx, log, from, to, None).await
 }
 
-/// Output of once work, in the order it came, after `at` (milliseconds) and at most `limit` pieces.
-pub async fn read(conn: &mut Conn, key: &Key, limit: i64) -> Result<Vec<Piece>> {
-    let rows = sqlx::query_as::<_, PieceRow>(
-        "select attempt, stream, begins, ends, data, at from fleet_log where kind = $1 and id = $2 \
-         order by attempt, at, stream desc, begins limit $3",
-    )
-    .bind(key.kind.clone())
-    .bind(key.id.clone())
-    .bind(limit)
-    .fetch_all(conn)
-    .await?;
-    let piece = |row: PieceRow| Piece {
-        attempt: row.attempt,
-        stream: row.stream,
-        begins: row.begins,
-        ends: row.ends,
-        text: row.data.map(|d| String::from_utf8_lossy(&d).into_owned()),
-        at: row.at,
+/// A piece as stored, with its place for reading on.
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
+pub struct Raw {
+    attempt: i64,
+    stream: String,
+    begins: i64,
+    ends: i64,
+    data: Option<Vec<u8>>,
+    at: i64,
+}
+
+/// Turns pieces into text. A character that was cut in two by the end of a piece is put together again.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    cut: BTreeMap<(i64, String), (i64, Vec<u8>)>,
+    seen: BTreeMap<(i64, String), i64>,
+}
+
+// === impl Decoder ===
+
+impl Decoder {
+    /// The text of a piece; none when it was decoded before.
+    pub fn decode(&mut self, raw: Raw) -> Option<Piece> {
+        let stream = (raw.attempt, raw.stream.clone());
+        let seen = self.seen.entry(stream.clone()).or_default();
+        if raw.ends <= *seen {
+            return None;
+        }
+        *seen = raw.ends;
+        let carried = self.cut.remove(&stream).filter(|(ends, _)| *ends == raw.begins);
+        let text = raw.data.map(|data| {
+            let mut bytes = carried.map(|(_, bytes)| bytes).unwrap_or_default();
+            bytes.extend(data);
+            let whole = whole_characters(&bytes);
+            let rest = bytes.split_off(whole);
+            if !rest.is_empty() {
+                self.cut.insert(stream, (raw.ends, rest));
+            }
+            String::from_utf8_lossy(&bytes).into_owned()
+        });
+        let Raw { attempt, stream, begins, ends, at, .. } = raw;
+        Some(Piece { attempt, stream, begins, ends, text, at })
+    }
+}
+
+/// How many bytes there are before a character that the end cuts in two.
+fn whole_characters(bytes: &[u8]) -> usize {
+    let tail = bytes.len().saturating_sub(3);
+    let begins = |n: &usize| bytes[*n] >= 0xc0;
+    let Some(last) = (tail..bytes.len()).rev().find(begins) else { return bytes.len() };
+    let length = match bytes[last] {
+        0xc0..=0xdf => 2,
+        0xe0..=0xef => 3,
+        _ => 4,
     };
-    Ok(rows.into_iter().map(piece).collect())
+    if last + length > bytes.len() { last } else { bytes.len() }
+}
+
+/// Output of once work that came at `since` (milliseconds) or later, in the order it came, at most `limit` pieces.
+pub async fn read(conn: &mut Conn, key: &Key, since: i64, limit: i64) -> Result<Vec<Raw>> {
+    let select = sqlx::query_as::<_, Raw>(
+        "select attempt, stream, begins, ends, data, at from fleet_log where kind = $1 and id = $2 and at >= $3 \
+         order by attempt, at, stream, begins limit $4",
+    );
+    Ok(select.bind(key.kind.clone()).bind(key.id.clone()).bind(since).bind(limit).fetch_all(conn).await?)
+}
+
+// === impl Raw ===
+
+impl Raw {
+    /// When it came: reading on begins here.
+    pub fn at(&self) -> i64 {
+        self.at
+    }
 }
 
 /// Forgets the output of once work.

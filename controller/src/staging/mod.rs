@@ -5,6 +5,8 @@
 //! again. Invariants: one operation at a time; a status changes by the transition table alone, on evidence; only a check
 //! begun after the wrapper ended counts. It does not know what the wrappers do.
 
+pub mod api;
+mod manifests;
 pub mod model;
 pub mod plan;
 mod reconcile;
@@ -14,6 +16,22 @@ mod wire;
 
 pub use reconcile::Reconcile;
 pub use service::Staging;
+
+use crate::domain::{Context, Domain, Entry, Loop};
+
+/// The domain's line in `app`.
+pub const ENTRY: Entry = Entry { name: "staging", asks: service::asks, open };
+
+fn open(context: &Context) -> Domain {
+    let staging = Staging { fleet: context.fleet.clone() };
+    let reconcile = Reconcile { staging: staging.clone() };
+    Domain {
+        routes: api::routes(staging.clone()),
+        loops: vec![Loop::new("staging", reconcile, context.db.wake().listen("staging"))],
+        manifests: manifests::kinds(&staging),
+        ..Domain::default()
+    }
+}
 
 #[cfg(test)]
 mod tests;

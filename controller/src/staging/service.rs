@@ -1,6 +1,11 @@
 //! Use cases of stagings: load → decide → write in one transaction.
 
-use muster_proto::{KIND_STAGING_OPERATION, KIND_STAGING_WATCH};
+use std::collections::BTreeMap;
+
+use muster_proto::{
+    KIND_STAGING_OPERATION, KIND_STAGING_WATCH,
+    fleet::{Answer, Ask, answer as ask_answer},
+};
 
 use super::{
     model::{
@@ -12,9 +17,10 @@ use super::{
     wire,
 };
 use crate::{
+    domain::{Ground, ask_handler},
     error::{Error, Result},
     fleet::{
-        Fleet,
+        AskHandler, Fleet,
         desired::{Document, OnInterrupt, OnRevoke, forget},
         logs,
         model::{AgentId, Class, Key, Mode},
@@ -501,6 +507,31 @@ impl Staging {
     pub(super) fn unseal(&self, sealed: &[u8]) -> Result<Settings> {
         serde_json::from_slice(&self.fleet.certificates.unseal(PURPOSE, sealed)?).map_err(Error::internal)
     }
+}
+
+/// Answers agents who ask whether an operation is still wanted: yes while it is pending and nobody has cancelled it.
+pub fn asks(ground: &Ground) -> BTreeMap<&'static str, AskHandler> {
+    let db = ground.db.clone();
+    let handler = ask_handler(move |agent: AgentId, ask: Ask| {
+        let db = db.clone();
+        async move {
+            let answered = async {
+                let row =
+                    store::fetch_operation(&mut *db.read().await?, &OperationId(ask.id.replace('\0', ""))).await?;
+                Ok::<_, Error>(row.filter(|o| o.agent_id == agent.0))
+            };
+            let (outcome, message) = match answered.await {
+                Ok(Some(o)) if o.outcome.is_empty() && o.cancelled_by.is_empty() => {
+                    (ask_answer::Outcome::Ok, String::new())
+                }
+                Ok(Some(_)) => (ask_answer::Outcome::Denied, "the operation is not wanted any more".into()),
+                Ok(None) => (ask_answer::Outcome::Denied, "this agent has no such operation".into()),
+                Err(_) => (ask_answer::Outcome::Unavailable, "home could not find out".into()),
+            };
+            Answer { outcome: outcome.into(), message, ..Answer::default() }
+        }
+    });
+    BTreeMap::from([(KIND_STAGING_OPERATION, handler)])
 }
 
 /// The wrapper folders that an agent's capabilities name; none before it has been home.

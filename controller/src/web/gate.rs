@@ -181,9 +181,9 @@ impl Gate {
 // === impl Caller ===
 
 impl Caller {
-    /// Refuses whoever is neither the owner nor of this role.
-    pub fn must_own(&self, owner_id: &str, role: Role) -> Result<()> {
-        if self.user_id == owner_id || self.role >= role {
+    /// Refuses whoever is neither the owner, named as in events, nor of this role.
+    pub fn must_own(&self, owner: &str, role: Role) -> Result<()> {
+        if self.actor.name == owner || self.role >= role {
             return Ok(());
         }
         Err(Error::Forbidden(format!("this belongs to somebody else; it takes the role {}", role.word())))
@@ -294,11 +294,9 @@ async fn admit(gate: &Gate, rule: Rule, mut request: Request, layout: &mut Layou
     if !rule.policy.access.admits(caller.as_ref().map(|c| c.role)) {
         return Err(Halt::Refused(match &caller {
             None => log_in_first(),
-            Some(caller) => Error::Forbidden(format!(
-                "this takes the role {}; yours is {}",
-                rule.policy.access,
-                caller.role.word()
-            )),
+            Some(caller) => {
+                Error::Forbidden(format!("this takes the role {}; yours is {}", rule.policy.access, caller.role.word()))
+            }
         }));
     }
     if caller.as_ref().is_some_and(|c| c.must_change) && !rule.policy.before_change {

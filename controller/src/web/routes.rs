@@ -3,7 +3,9 @@
 use std::convert::Infallible;
 
 use axum::{
-    Router, handler::Handler, middleware,
+    Router,
+    handler::Handler,
+    middleware,
     routing::{MethodFilter, MethodRouter},
 };
 use http::Method;
