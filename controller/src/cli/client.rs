@@ -1,0 +1,186 @@
+//! The REST API from outside: one request at a time.
+
+use std::{
+    io::{BufRead, BufReader},
+    sync::Arc,
+    time::Duration,
+};
+
+use http::{Method, StatusCode};
+use rustls_pki_types::{CertificateDer, pem::PemObject};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use ureq::{
+    Agent,
+    tls::{Certificate, RootCerts, TlsConfig},
+};
+
+use super::{Failure, Result, context::Target};
+use crate::error::Problem;
+
+/// An answer is waited for this long; streams are read for as long as they last.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A controller, and the token to talk to it with.
+pub(crate) struct Client {
+    agent: Agent,
+    url: String,
+    token: Option<String>,
+}
+
+/// One event of a stream.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Message {
+    /// Its name; `message` when it has none.
+    pub event: String,
+    /// Its data.
+    pub data: String,
+}
+
+// === impl Client ===
+
+impl Client {
+    /// A client of a controller.
+    pub fn new(target: &Target) -> Result<Self> {
+        let mut tls = TlsConfig::builder().unversioned_rustls_crypto_provider(muster_pki::tls::provider());
+        if let Some(pem) = &target.ca_pem {
+            let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem.as_bytes())
+                .map(|c| c.map(|c| Certificate::from_der(&c).to_owned()))
+                .collect::<Result<_, _>>()
+                .map_err(|e| Failure::usage(format!("the CA file holds no certificates: {e}")))?;
+            tls = tls.root_certs(RootCerts::Specific(Arc::new(certificates)));
+        }
+        let config = Agent::config_builder()
+            .tls_config(tls.build())
+            .http_status_as_error(false)
+            .timeout_connect(Some(Duration::from_secs(10)))
+            .timeout_recv_response(Some(PATIENCE))
+            .user_agent(concat!("muster/", env!("CARGO_PKG_VERSION")))
+            .build();
+        let url = target.url.trim_end_matches('/').to_owned();
+        Ok(Self { agent: config.new_agent(), url, token: target.token.clone() })
+    }
+
+    /// Where the controller is.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Reads something.
+    pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        decode(self.send(Method::GET, path, None::<&()>, None)?)
+    }
+
+    /// Reads a list whole, page by page.
+    pub fn all(&self, path: &str) -> Result<Vec<Value>> {
+        let (mut items, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let joint = if path.contains('?') { '&' } else { '?' };
+            let page: Value = self.get(&format!("{path}{joint}limit=500{cursor}"))?;
+            items.extend(page["items"].as_array().cloned().unwrap_or_default());
+            match page["next"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => return Ok(items),
+            }
+        }
+    }
+
+    /// Sends something and reads the answer.
+    pub fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
+        decode(self.send(Method::POST, path, Some(body), None)?)
+    }
+
+    /// Asks for something that gives no answer, or one that is not of interest.
+    pub fn act(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> Result {
+        self.send(method, path, body, None).map(drop)
+    }
+
+    /// Changes something, if it still is the version named.
+    pub fn patch<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize, version: Option<i64>) -> Result<T> {
+        decode(self.send(Method::PATCH, path, Some(body), version)?)
+    }
+
+    /// Puts something in the place of what is there.
+    pub fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
+        decode(self.send(Method::PUT, path, Some(body), None)?)
+    }
+
+    /// Follows a stream until `take` gives something, or the stream ends.
+    pub fn follow<T>(&self, path: &str, mut take: impl FnMut(Message) -> Result<Option<T>>) -> Result<Option<T>> {
+        let answer = self.send(Method::GET, path, None::<&()>, None)?;
+        let mut message = Message::default();
+        for line in BufReader::new(answer.into_body().into_reader()).lines() {
+            let line = line.map_err(|e| Failure::new(Failure::UNREACHABLE, format!("the stream broke off: {e}")))?;
+            match line.split_once(": ").unwrap_or((line.as_str(), "")) {
+                ("event", name) => message.event = name.into(),
+                ("data", data) => message.data.push_str(data),
+                ("", _) => {
+                    let whole = std::mem::take(&mut message);
+                    if !whole.data.is_empty()
+                        && let Some(taken) = take(whole)?
+                    {
+                        return Ok(Some(taken));
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+
+    fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+        version: Option<i64>,
+    ) -> Result<http::Response<ureq::Body>> {
+        let mut request = http::Request::builder().method(method).uri(format!("{}{path}", self.url));
+        if let Some(token) = &self.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        if let Some(version) = version {
+            request = request.header("if-match", format!("\"v{version}\""));
+        }
+        let bytes = body.map(serde_json::to_vec).transpose().map_err(|e| Failure::failed(e.to_string()))?;
+        let answer = match bytes {
+            Some(bytes) => {
+                let request = request.header("content-type", "application/json").body(bytes);
+                self.agent.run(request.map_err(|e| Failure::usage(e.to_string()))?)
+            }
+            None => self.agent.run(request.body(()).map_err(|e| Failure::usage(e.to_string()))?),
+        };
+        let answer = answer.map_err(|e| {
+            Failure::new(Failure::UNREACHABLE, format!("{} cannot be reached: {e}", self.url))
+        })?;
+        if answer.status().is_success() { Ok(answer) } else { Err(refused(answer)) }
+    }
+}
+
+fn decode<T: DeserializeOwned>(mut answer: http::Response<ureq::Body>) -> Result<T> {
+    let text = answer.body_mut().with_config().limit(64 * 1024 * 1024).read_to_string();
+    let text = text.map_err(|e| Failure::new(Failure::UNREACHABLE, format!("the answer broke off: {e}")))?;
+    let text = if text.is_empty() { "null" } else { &text };
+    serde_json::from_str(text).map_err(|e| {
+        Failure::failed(format!("the answer cannot be read ({e}); is this program older than the controller?"))
+    })
+}
+
+/// What a refusal says, with the exit code that goes with it.
+fn refused(mut answer: http::Response<ureq::Body>) -> Failure {
+    let status = answer.status();
+    let code = match status {
+        StatusCode::NOT_FOUND => Failure::NOT_FOUND,
+        StatusCode::CONFLICT | StatusCode::PRECONDITION_FAILED => Failure::CONFLICT,
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Failure::DENIED,
+        StatusCode::UNPROCESSABLE_ENTITY | StatusCode::BAD_REQUEST => Failure::USAGE,
+        _ => Failure::FAILED,
+    };
+    let text = answer.body_mut().read_to_string().unwrap_or_default();
+    let message = match serde_json::from_str::<Problem>(&text) {
+        Ok(problem) => problem.detail,
+        Err(_) => format!("the controller answered {status}"),
+    };
+    let hint = if status == StatusCode::UNAUTHORIZED { "; log in with `muster login`" } else { "" };
+    Failure::new(code, format!("{message}{hint}"))
+}

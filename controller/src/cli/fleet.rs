@@ -1,0 +1,260 @@
+//! `muster invitation …` and `muster agent …`.
+
+use clap::Subcommand;
+use http::Method;
+use serde_json::{Value, json};
+
+use super::{
+    Failure, Form, Global, Result,
+    output::{self, facts, green, text, when},
+};
+use crate::fleet::model::{Class, Labels, parse_labels};
+
+/// Let agents join
+#[derive(Debug, Subcommand)]
+pub(crate) enum Invitation {
+    /// Make an invitation; its token is printed this once
+    #[command(after_help = "Examples:\n  muster invitation create --class staging-host --label pool=dev\n  \
+        muster invitation create --class interior-site --uses 20 --hours 72 | ssh site muster-agent enroll")]
+    Create {
+        /// What those who join may be asked to do
+        #[arg(long, value_parser = class)]
+        class: Class,
+        /// What to call it
+        #[arg(long, default_value = "invitation")]
+        name: String,
+        /// Label of those who join, key=value; may be repeated
+        #[arg(long = "label", value_name = "KEY=VALUE")]
+        labels: Vec<String>,
+        /// How many may join
+        #[arg(long, default_value_t = 1)]
+        uses: i64,
+        /// Open for this many hours
+        #[arg(long, default_value_t = 24)]
+        hours: i64,
+        /// Bring this identity back instead of minting a new one
+        #[arg(long, value_name = "AGENT")]
+        for_agent: Option<String>,
+    },
+    /// List invitations
+    List,
+    /// Let nobody else join by an invitation
+    Revoke {
+        /// Its id
+        id: String,
+    },
+}
+
+/// Look after agents
+#[derive(Debug, Subcommand)]
+pub(crate) enum Agent {
+    /// List agents
+    List {
+        /// Only of this class
+        #[arg(long, value_parser = class)]
+        class: Option<Class>,
+        /// Only those online, stale, offline or never seen
+        #[arg(long)]
+        state: Option<String>,
+        /// Only with these labels, key=value
+        #[arg(long = "label", value_name = "KEY=VALUE")]
+        labels: Vec<String>,
+        /// Only with this text in name, id or labels
+        #[arg(long)]
+        search: Option<String>,
+    },
+    /// Show an agent, and what it holds
+    Show {
+        /// Its id
+        id: String,
+    },
+    /// Change an agent's labels: key=value sets one, key- takes one away
+    Label {
+        /// Its id
+        id: String,
+        /// Changes
+        #[arg(required = true, value_name = "KEY=VALUE|KEY-")]
+        changes: Vec<String>,
+    },
+    /// Give an agent another name
+    Rename {
+        /// Its id
+        id: String,
+        /// The name
+        name: String,
+    },
+    /// Take an agent's identity away: it is cut off at once
+    Revoke {
+        /// Its id
+        id: String,
+        /// Why, for the history
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// Remove an agent and everything about it
+    Remove {
+        /// Its id
+        id: String,
+        /// Even if it holds something
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+// === impl Invitation ===
+
+impl Invitation {
+    pub fn run(&self, global: &Global) -> Result {
+        let client = global.client()?;
+        match self {
+            Self::Create { class, name, labels, uses, hours, for_agent } => {
+                let labels = parse(labels)?;
+                let made: Value = client.post(
+                    "/api/v1/invitations",
+                    &json!({
+                        "name": name, "class": class, "labels": labels, "max_uses": uses,
+                        "expires_in_seconds": hours * 3600, "for_agent": for_agent,
+                    }),
+                )?;
+                eprintln!("keep this token; it is not shown again. On the host: muster-agent enroll < token");
+                match global.output {
+                    Form::Table | Form::Name => output::print(&format!("{}\n", text(made.pointer("/token")))),
+                    form => output::one(form, &made, "/token", |_| String::new()),
+                }
+            }
+            Self::List => {
+                let items = client.all("/api/v1/invitations")?;
+                let columns = [
+                    ("ID", "/id"),
+                    ("NAME", "/name"),
+                    ("CLASS", "/class"),
+                    ("LABELS", "/labels"),
+                    ("USED", "/used"),
+                    ("OF", "/max_uses"),
+                    ("DEADLINE", "/deadline"),
+                    ("STATE", "/state"),
+                ];
+                output::list(global.output, plain_used(items), &columns, "/id", "no invitations; see `muster invitation create`")
+            }
+            Self::Revoke { id } => {
+                client.act(Method::POST, &format!("/api/v1/invitations/{id}/revoke"), Some(&json!({})))?;
+                eprintln!("{}", green("revoked"));
+                Ok(())
+            }
+        }
+    }
+}
+
+/// `USED` is a moment elsewhere; here it is a count and is printed as it is.
+fn plain_used(mut items: Vec<Value>) -> Vec<Value> {
+    for item in &mut items {
+        item["used"] = item["used"].to_string().into();
+    }
+    items
+}
+
+// === impl Agent ===
+
+impl Agent {
+    pub fn run(&self, global: &Global) -> Result {
+        let client = global.client()?;
+        match self {
+            Self::List { class, state, labels, search } => {
+                let labels: Vec<_> = parse(labels)?.iter().map(|(k, v)| format!("{k}%3D{v}")).collect();
+                let path = format!(
+                    "/api/v1/agents?class={}&liveness={}&label={}&search={}",
+                    class.map_or("", Class::name),
+                    state.as_deref().unwrap_or_default(),
+                    labels.join(","),
+                    search.as_deref().unwrap_or_default()
+                );
+                output::list(global.output, client.all(&path)?, &COLUMNS, "/id", "no agents; see `muster invitation create`")
+            }
+            Self::Show { id } => {
+                let agent: Value = client.get(&format!("/api/v1/agents/{id}"))?;
+                let holdings: Vec<Value> = client.get(&format!("/api/v1/agents/{id}/assignments"))?;
+                if global.output != Form::Table {
+                    return output::one(global.output, &agent, "/id", |_| String::new());
+                }
+                output::print(&describe(&agent))?;
+                output::print("\n")?;
+                let columns = [
+                    ("KIND", "/kind"),
+                    ("ID", "/id"),
+                    ("WANTED", "/generation"),
+                    ("REPORTED", "/report/generation"),
+                    ("PHASE", "/report/phase"),
+                    ("STATE", "/state"),
+                ];
+                output::list(Form::Table, holdings, &columns, "/id", "it holds nothing")
+            }
+            Self::Label { id, changes } => {
+                let agent: Value = client.get(&format!("/api/v1/agents/{id}"))?;
+                let mut labels: Labels = serde_json::from_value(agent["labels"].clone()).unwrap_or_default();
+                for change in changes {
+                    match (change.split_once('='), change.strip_suffix('-')) {
+                        (Some((key, value)), _) => drop(labels.insert(key.into(), value.into())),
+                        (None, Some(key)) => drop(labels.remove(key)),
+                        (None, None) => return Err(Failure::usage(format!("{change:?} is neither KEY=VALUE nor KEY-"))),
+                    }
+                }
+                let _: Value = client.patch(&format!("/api/v1/agents/{id}"), &json!({"labels": labels}), agent["version"].as_i64())?;
+                eprintln!("{}", green("labelled"));
+                Ok(())
+            }
+            Self::Rename { id, name } => {
+                let _: Value = client.patch(&format!("/api/v1/agents/{id}"), &json!({"name": name}), None)?;
+                eprintln!("{}", green("renamed"));
+                Ok(())
+            }
+            Self::Revoke { id, reason } => {
+                global.confirm(&format!("Take the identity of {id} away? It is cut off at once, and its work ends."))?;
+                client.act(Method::POST, &format!("/api/v1/agents/{id}/revoke"), Some(&json!({"reason": reason})))?;
+                eprintln!("{}", green("revoked"));
+                Ok(())
+            }
+            Self::Remove { id, force } => {
+                global.confirm(&format!("Remove {id} and everything about it?"))?;
+                client.act(Method::DELETE, &format!("/api/v1/agents/{id}?force={force}"), None::<&()>)?;
+                eprintln!("{}", green("removed"));
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Columns of a list of agents.
+pub(crate) const COLUMNS: [output::Column<'static>; 6] = [
+    ("ID", "/id"),
+    ("NAME", "/name"),
+    ("CLASS", "/class"),
+    ("STATE", "/liveness"),
+    ("SINCE", "/liveness_at"),
+    ("LABELS", "/labels"),
+];
+
+fn describe(agent: &Value) -> String {
+    let word = |at: &str| agent.pointer(at).filter(|v| !v.is_null()).map(|v| text(Some(v))).unwrap_or_default();
+    let time = |at: &str| agent.pointer(at).and_then(Value::as_i64).map(when).unwrap_or_default();
+    facts(&[
+        ("Agent", word("/id")),
+        ("Name", word("/name")),
+        ("Class", word("/class")),
+        ("Labels", word("/labels")),
+        ("State", format!("{} since {}", word("/liveness"), time("/liveness_at"))),
+        ("Standing", word("/standing")),
+        ("Reason", word("/revoke_reason")),
+        ("Enrolled", time("/enrolled_at")),
+        ("Program", word("/agent_version")),
+        ("Host", word("/facts/hostname")),
+        ("System", format!("{} {} {}", word("/facts/os"), word("/facts/kernel"), word("/facts/arch"))),
+    ])
+}
+
+fn parse(labels: &[String]) -> Result<Labels> {
+    parse_labels("label", &labels.join(",")).map_err(|e| Failure::usage(e.to_string()))
+}
+
+fn class(name: &str) -> Result<Class, String> {
+    Class::parse(name).map_err(|e| e.to_string())
+}
