@@ -1,5 +1,6 @@
 //! The controller: database, PKI, planners, API and console of one house.
 
+pub mod access;
 pub mod certificate;
 pub mod domain;
 pub mod error;

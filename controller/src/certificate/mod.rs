@@ -4,6 +4,7 @@
 //! issued. Invariants: an authority's key is sealed before it is stored; a leaf's names come from its caller; one issuing
 //! authority is active at a time. It does not judge who may connect: `fleet` does, with what is read here.
 
+pub mod api;
 pub mod model;
 mod reconcile;
 mod service;
@@ -11,7 +12,7 @@ mod store;
 
 pub use reconcile::Rotation;
 pub use service::{Certificates, House};
-pub use store::{LeafRow, leaves};
+pub use store::{LeafRow, ends, leaves};
 
 #[cfg(test)]
 mod tests;

@@ -116,6 +116,23 @@ pub async fn leaves(conn: &mut Conn, subject: &str, limit: i64) -> Result<Vec<Le
     Ok(sqlx::query_as(sqlx::AssertSqlSafe(text)).bind(subject).bind(limit).fetch_all(conn).await?)
 }
 
+/// Leaves in the order of their serial numbers, after one; of a subject, unless that is empty.
+pub async fn leaf_page(conn: &mut Conn, subject: &str, after: &str, limit: i64) -> Result<Vec<LeafRow>> {
+    let text = format!(
+        "select {LEAF} from certificate_leaf where ($1 = '' or subject = $1) and serial > $2 order by serial limit $3"
+    );
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(text)).bind(subject).bind(after).bind(limit).fetch_all(conn).await?)
+}
+
+/// The earliest end of what is in use, milliseconds since the Unix epoch: (kind, end).
+pub async fn ends(conn: &mut Conn, now: i64) -> Result<Vec<(String, i64)>> {
+    let text = "select role, min(not_after) from certificate_authority where stage = 'active' group by role union all \
+                select 'agent', min(not_after) from certificate_leaf where subject like 'agent/%' and not_after > $1 \
+                and superseded_at is null and revoked_at is null having count(*) > 0 union all \
+                select 'listener', max(not_after) from certificate_leaf where subject like 'listener/%' having count(*) > 0";
+    Ok(sqlx::query_as(text).bind(now).fetch_all(conn).await?)
+}
+
 /// Marks leaves as used for the first time, and those issued before them to the same subjects as superseded.
 pub async fn save_used(conn: &mut Conn, serials: &[String], now: i64) -> Result<()> {
     let mark = format!(

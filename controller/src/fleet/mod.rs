@@ -8,6 +8,7 @@
 //! Invariants: what may have run is never sent again by itself; nothing is acknowledged before it is committed; every write
 //! on an agent's behalf checks that the stream is still its agent's. It never looks inside a document.
 
+pub mod api;
 pub mod desired;
 mod dispatch;
 mod enroll;

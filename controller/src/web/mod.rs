@@ -9,6 +9,7 @@ pub mod body;
 pub mod etag;
 pub mod form;
 pub mod gate;
+pub mod history;
 pub mod idempotency;
 pub mod live;
 pub mod manifest;
