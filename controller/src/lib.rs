@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod certificate;
+pub mod cli;
 pub mod domain;
 pub mod error;
 pub mod fleet;

@@ -15,7 +15,9 @@ use crate::web::{Applied, Outcome, manifest::Difference};
 
 /// Declare things from a file
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  muster apply -f shop.yaml\n  muster apply -f shop.yaml --dry-run\n  cat shop.yaml | muster apply -f -")]
+#[command(
+    after_help = "Examples:\n  muster apply -f shop.yaml\n  muster apply -f shop.yaml --dry-run\n  cat shop.yaml | muster apply -f -"
+)]
 pub(crate) struct Apply {
     /// Files of manifests, YAML, several documents a file; `-` is standard input
     #[arg(short, long, required = true, value_name = "FILE")]
@@ -60,7 +62,8 @@ impl Apply {
                 apply(&client, document, false)?
             };
             if global.output == Form::Table {
-                let word = if self.dry_run { format!("would be {}", word(done.outcome)) } else { word(done.outcome).into() };
+                let word =
+                    if self.dry_run { format!("would be {}", word(done.outcome)) } else { word(done.outcome).into() };
                 output::print(&format!("{} {} {}\n", done.kind, done.name, green(&word)))?;
             }
             applied.push(serde_json::to_value(done).map_err(|e| Failure::failed(e.to_string()))?);

@@ -71,6 +71,13 @@ impl Client {
         decode(self.send(Method::GET, path, None::<&()>, None)?)
     }
 
+    /// Reads something that is no JSON.
+    pub fn text(&self, path: &str) -> Result<String> {
+        let mut answer = self.send(Method::GET, path, None::<&()>, None)?;
+        let text = answer.body_mut().read_to_string();
+        text.map_err(|e| Failure::new(Failure::UNREACHABLE, format!("the answer broke off: {e}")))
+    }
+
     /// Reads a list whole, page by page.
     pub fn all(&self, path: &str) -> Result<Vec<Value>> {
         let (mut items, mut cursor) = (Vec::new(), String::new());
@@ -150,9 +157,8 @@ impl Client {
             }
             None => self.agent.run(request.body(()).map_err(|e| Failure::usage(e.to_string()))?),
         };
-        let answer = answer.map_err(|e| {
-            Failure::new(Failure::UNREACHABLE, format!("{} cannot be reached: {e}", self.url))
-        })?;
+        let answer =
+            answer.map_err(|e| Failure::new(Failure::UNREACHABLE, format!("{} cannot be reached: {e}", self.url)))?;
         if answer.status().is_success() { Ok(answer) } else { Err(refused(answer)) }
     }
 }

@@ -95,7 +95,13 @@ impl Command {
                     serde_json::json!({"name": name, "url": target.url, "current": mark})
                 });
                 let columns = [("", "/current"), ("NAME", "/name"), ("URL", "/url")];
-                output::list(global.output, rows.collect(), &columns, "/name", "no controller is remembered; see `muster login`")
+                output::list(
+                    global.output,
+                    rows.collect(),
+                    &columns,
+                    "/name",
+                    "no controller is remembered; see `muster login`",
+                )
             }
             Self::Use { name } => {
                 if !all.contexts.contains_key(name) {
@@ -125,7 +131,9 @@ pub(crate) fn resolve(global: &Global) -> Result<Target> {
             return Err(Failure::new(Failure::NOT_FOUND, format!("no controller is remembered as {name:?}")));
         }
         (None, None) => {
-            return Err(Failure::usage("no controller is remembered; log in with `muster login URL`, or start one with `muster dev`"));
+            return Err(Failure::usage(
+                "no controller is remembered; log in with `muster login URL`, or start one with `muster dev`",
+            ));
         }
     };
     if let Some(url) = &global.url {

@@ -88,7 +88,7 @@ pub(crate) enum Agent {
         /// Its id
         id: String,
         /// Why, for the history
-        #[arg(long, default_value = "")]
+        #[arg(long)]
         reason: String,
     },
     /// Remove an agent and everything about it
@@ -131,13 +131,19 @@ impl Invitation {
                     ("LABELS", "/labels"),
                     ("USED", "/used"),
                     ("OF", "/max_uses"),
-                    ("DEADLINE", "/deadline"),
+                    ("EXPIRES", "/expires_at"),
                     ("STATE", "/state"),
                 ];
-                output::list(global.output, plain_used(items), &columns, "/id", "no invitations; see `muster invitation create`")
+                output::list(
+                    global.output,
+                    plain_used(items),
+                    &columns,
+                    "/id",
+                    "no invitations; see `muster invitation create`",
+                )
             }
             Self::Revoke { id } => {
-                client.act(Method::POST, &format!("/api/v1/invitations/{id}/revoke"), Some(&json!({})))?;
+                client.act(Method::DELETE, &format!("/api/v1/invitations/{id}"), None::<&()>)?;
                 eprintln!("{}", green("revoked"));
                 Ok(())
             }
@@ -168,37 +174,51 @@ impl Agent {
                     labels.join(","),
                     search.as_deref().unwrap_or_default()
                 );
-                output::list(global.output, client.all(&path)?, &COLUMNS, "/id", "no agents; see `muster invitation create`")
+                output::list(
+                    global.output,
+                    client.all(&path)?,
+                    &COLUMNS,
+                    "/id",
+                    "no agents; see `muster invitation create`",
+                )
             }
             Self::Show { id } => {
-                let agent: Value = client.get(&format!("/api/v1/agents/{id}"))?;
-                let holdings: Vec<Value> = client.get(&format!("/api/v1/agents/{id}/assignments"))?;
+                let detail: Value = client.get(&format!("/api/v1/agents/{id}"))?;
                 if global.output != Form::Table {
-                    return output::one(global.output, &agent, "/id", |_| String::new());
+                    return output::one(global.output, &detail, "/agent/id", |_| String::new());
                 }
-                output::print(&describe(&agent))?;
+                output::print(&describe(&detail))?;
                 output::print("\n")?;
                 let columns = [
                     ("KIND", "/kind"),
                     ("ID", "/id"),
-                    ("WANTED", "/generation"),
-                    ("REPORTED", "/report/generation"),
+                    ("WANTED", "/desired_generation"),
+                    ("REPORTED", "/observed_generation"),
                     ("PHASE", "/report/phase"),
                     ("STATE", "/state"),
+                    ("REFUSED", "/refusal/message"),
                 ];
+                let holdings = detail["holdings"].as_array().cloned().unwrap_or_default();
                 output::list(Form::Table, holdings, &columns, "/id", "it holds nothing")
             }
             Self::Label { id, changes } => {
-                let agent: Value = client.get(&format!("/api/v1/agents/{id}"))?;
+                let detail: Value = client.get(&format!("/api/v1/agents/{id}"))?;
+                let agent = &detail["agent"];
                 let mut labels: Labels = serde_json::from_value(agent["labels"].clone()).unwrap_or_default();
                 for change in changes {
                     match (change.split_once('='), change.strip_suffix('-')) {
                         (Some((key, value)), _) => drop(labels.insert(key.into(), value.into())),
                         (None, Some(key)) => drop(labels.remove(key)),
-                        (None, None) => return Err(Failure::usage(format!("{change:?} is neither KEY=VALUE nor KEY-"))),
+                        (None, None) => {
+                            return Err(Failure::usage(format!("{change:?} is neither KEY=VALUE nor KEY-")));
+                        }
                     }
                 }
-                let _: Value = client.patch(&format!("/api/v1/agents/{id}"), &json!({"labels": labels}), agent["version"].as_i64())?;
+                let _: Value = client.patch(
+                    &format!("/api/v1/agents/{id}"),
+                    &json!({"labels": labels}),
+                    agent["version"].as_i64(),
+                )?;
                 eprintln!("{}", green("labelled"));
                 Ok(())
             }
@@ -208,7 +228,8 @@ impl Agent {
                 Ok(())
             }
             Self::Revoke { id, reason } => {
-                global.confirm(&format!("Take the identity of {id} away? It is cut off at once, and its work ends."))?;
+                global
+                    .confirm(&format!("Take the identity of {id} away? It is cut off at once, and its work ends."))?;
                 client.act(Method::POST, &format!("/api/v1/agents/{id}/revoke"), Some(&json!({"reason": reason})))?;
                 eprintln!("{}", green("revoked"));
                 Ok(())
@@ -233,22 +254,36 @@ pub(crate) const COLUMNS: [output::Column<'static>; 6] = [
     ("LABELS", "/labels"),
 ];
 
-fn describe(agent: &Value) -> String {
-    let word = |at: &str| agent.pointer(at).filter(|v| !v.is_null()).map(|v| text(Some(v))).unwrap_or_default();
-    let time = |at: &str| agent.pointer(at).and_then(Value::as_i64).map(when).unwrap_or_default();
+fn describe(detail: &Value) -> String {
+    let word = |at: &str| detail.pointer(at).filter(|v| !v.is_null()).map(|v| text(Some(v))).unwrap_or_default();
+    let time = |at: &str| detail.pointer(at).and_then(Value::as_i64).map(when).unwrap_or_default();
+    let standing = match detail["agent"]["is_revoked"].as_bool() {
+        Some(true) => format!("revoked at {}: {}", time("/agent/revoked_at"), word("/agent/revoke_reason")),
+        _ => String::new(),
+    };
     facts(&[
-        ("Agent", word("/id")),
-        ("Name", word("/name")),
-        ("Class", word("/class")),
-        ("Labels", word("/labels")),
-        ("State", format!("{} since {}", word("/liveness"), time("/liveness_at"))),
-        ("Standing", word("/standing")),
-        ("Reason", word("/revoke_reason")),
-        ("Enrolled", time("/enrolled_at")),
-        ("Program", word("/agent_version")),
+        ("Agent", word("/agent/id")),
+        ("Name", word("/agent/name")),
+        ("Class", word("/agent/class")),
+        ("Labels", word("/agent/labels")),
+        ("State", format!("{} since {}", word("/agent/liveness"), time("/agent/liveness_at"))),
+        ("Standing", standing),
+        ("Enrolled", time("/agent/enrolled_at")),
+        ("Program", word("/agent/agent_version")),
         ("Host", word("/facts/hostname")),
         ("System", format!("{} {} {}", word("/facts/os"), word("/facts/kernel"), word("/facts/arch"))),
+        ("Drivers", drivers(detail)),
     ])
+}
+
+/// What an agent can do, with what its owner offers for it.
+fn drivers(detail: &Value) -> String {
+    let one = |c: &Value| {
+        let offers: Vec<_> = c["offers"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let offers = if offers.is_empty() { String::new() } else { format!(" ({})", offers.join(", ")) };
+        format!("{}{offers}", c["kind"].as_str().unwrap_or_default())
+    };
+    detail["capabilities"].as_array().into_iter().flatten().map(one).collect::<Vec<_>>().join("\n")
 }
 
 fn parse(labels: &[String]) -> Result<Labels> {

@@ -15,7 +15,8 @@ pub(crate) fn list(form: Form, items: Vec<Value>, columns: &[Column<'_>], name: 
         Form::Table if items.is_empty() => eprintln!("{empty}"),
         Form::Table => {
             let head = columns.iter().map(|(heading, _)| (*heading).to_owned()).collect();
-            let rows = items.iter().map(|item| columns.iter().map(|(heading, at)| cell(heading, item.pointer(at))).collect());
+            let rows =
+                items.iter().map(|item| columns.iter().map(|(heading, at)| cell(heading, item.pointer(at))).collect());
             print(&table(std::iter::once(head).chain(rows).collect()))?;
         }
         Form::Name => print(&items.iter().map(|i| format!("{}\n", text(i.pointer(name)))).collect::<String>())?,
@@ -52,7 +53,9 @@ pub(crate) fn print(text: &str) -> Result {
 /// Lines of labels and values.
 pub(crate) fn facts(facts: &[(&str, String)]) -> String {
     let width = facts.iter().map(|(label, _)| label.chars().count()).max().unwrap_or(0);
-    let line = |(label, value): &(&str, String)| format!("{label:<width$}  {}\n", value.trim_end().replace('\n', &format!("\n{:w$}  ", "", w = width)));
+    let line = |(label, value): &(&str, String)| {
+        format!("{label:<width$}  {}\n", value.trim_end().replace('\n', &format!("\n{:w$}  ", "", w = width)))
+    };
     facts.iter().filter(|(_, value)| !value.is_empty()).map(line).collect()
 }
 

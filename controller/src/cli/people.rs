@@ -17,7 +17,9 @@ use super::{
     output::{self, facts, green},
 };
 use crate::{
-    access::{CreatedToken, LogIn, LoggedIn, Me, NewPassword, NewToken, NewUser, OwnPassword, UserChange, UserCreated, Want},
+    access::{
+        CreatedToken, LogIn, LoggedIn, Me, NewPassword, NewToken, NewUser, OwnPassword, UserChange, UserCreated, Want,
+    },
     web::Role,
 };
 
@@ -178,8 +180,13 @@ impl Token {
         match self {
             Self::List => {
                 let items = client.all("/api/v1/tokens")?;
-                let columns =
-                    [("ID", "/id"), ("NAME", "/name"), ("ROLE", "/role"), ("USED", "/used_at"), ("EXPIRES", "/expires_at")];
+                let columns = [
+                    ("ID", "/id"),
+                    ("NAME", "/name"),
+                    ("ROLE", "/role"),
+                    ("USED", "/used_at"),
+                    ("EXPIRES", "/expires_at"),
+                ];
                 output::list(global.output, items, &columns, "/id", "no tokens")
             }
             Self::Create { name, role, days } => {
@@ -208,8 +215,13 @@ impl Session {
         match self {
             Self::List => {
                 let items = client.all("/api/v1/sessions")?;
-                let columns =
-                    [("ID", "/id"), ("ADDRESS", "/address"), ("BROWSER", "/user_agent"), ("USED", "/used_at"), ("EXPIRES", "/expires_at")];
+                let columns = [
+                    ("ID", "/id"),
+                    ("ADDRESS", "/address"),
+                    ("BROWSER", "/user_agent"),
+                    ("USED", "/used_at"),
+                    ("EXPIRES", "/expires_at"),
+                ];
                 output::list(global.output, items, &columns, "/id", "no sessions")
             }
             Self::End { id } => client.act(Method::DELETE, &format!("/api/v1/sessions/{id}"), None::<&()>),

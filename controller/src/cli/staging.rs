@@ -235,12 +235,20 @@ impl Command {
     }
 }
 
-fn list(global: &Global, client: &Client, project: &Option<String>, status: &Option<String>, search: &Option<String>) -> Result {
+fn list(
+    global: &Global,
+    client: &Client,
+    project: &Option<String>,
+    status: &Option<String>,
+    search: &Option<String>,
+) -> Result {
     let word = |o: &Option<String>| o.clone().unwrap_or_default();
     let query = format!("project={}&status={}&search={}", word(project), word(status), word(search));
     let mut items = client.all(&format!("/api/v1/staging/stagings?{query}"))?;
     for item in &mut items {
-        item["full_name"] = format!("{}/{}", item["project"].as_str().unwrap_or_default(), item["name"].as_str().unwrap_or_default()).into();
+        item["full_name"] =
+            format!("{}/{}", item["project"].as_str().unwrap_or_default(), item["name"].as_str().unwrap_or_default())
+                .into();
     }
     output::list(global.output, items, &columns(), "/full_name", "no stagings; make one with `muster staging create`")
 }
@@ -313,7 +321,8 @@ fn logs(client: &Client, of: &str, follow: bool, stream: Option<&str>) -> Result
     let id = match of.split_once('/') {
         None => of.to_owned(),
         Some((project, name)) => {
-            let newest: Value = client.get(&format!("/api/v1/staging/projects/{project}/operations?name={name}&limit=1"))?;
+            let newest: Value =
+                client.get(&format!("/api/v1/staging/projects/{project}/operations?name={name}&limit=1"))?;
             let id = newest["items"][0]["id"].as_str().map(str::to_owned);
             id.ok_or_else(|| Failure::new(Failure::NOT_FOUND, format!("nothing was done with {of} yet")))?
         }
@@ -332,7 +341,9 @@ fn logs(client: &Client, of: &str, follow: bool, stream: Option<&str>) -> Result
             }
             Ok(None)
         }
-        "end" => serde_json::from_str::<OperationView>(&message.data).map(Some).map_err(|e| Failure::failed(e.to_string())),
+        "end" => {
+            serde_json::from_str::<OperationView>(&message.data).map(Some).map_err(|e| Failure::failed(e.to_string()))
+        }
         _ => Ok(None),
     })?;
     match ended {
@@ -427,7 +438,9 @@ fn follow(client: &Client, name: &Name, id: &str, limit: Duration) -> Result {
         let line = match (&operation.outcome, &staging) {
             (Some(_), Some(view)) => format!("{name} {}: {}", operation.verb.word(), view.status.word()),
             (Some(_), None) => format!("{name} {}: gone", operation.verb.word()),
-            (None, _) if operation.started_at.is_some() => format!("{name} {}: running on its host", operation.verb.word()),
+            (None, _) if operation.started_at.is_some() => {
+                format!("{name} {}: running on its host", operation.verb.word())
+            }
             (None, _) => format!("{name} {}: waiting for its host", operation.verb.word()),
         };
         progress.show(&line, &format!("({} s)", begun.elapsed().as_secs()));
@@ -437,7 +450,10 @@ fn follow(client: &Client, name: &Name, id: &str, limit: Duration) -> Result {
         }
         if begun.elapsed() > limit {
             progress.end();
-            return Err(Failure::new(Failure::ENDED_BADLY, format!("not done after {} s; it goes on without being watched", limit.as_secs())));
+            return Err(Failure::new(
+                Failure::ENDED_BADLY,
+                format!("not done after {} s; it goes on without being watched", limit.as_secs()),
+            ));
         }
         sleep(Duration::from_millis(200));
     }
@@ -452,7 +468,9 @@ fn settled(operation: &OperationView, staging: Option<&StagingView>) -> Option<R
     let Some(view) = staging else { return Some(Ok(())) };
     match (operation.verb, view.status) {
         (_, status) if status.is_pending() => None,
-        (_, Status::Failure) => Some(Err(Failure::new(Failure::ENDED_BADLY, format!("it is in Failure: {}", view.status_why)))),
+        (_, Status::Failure) => {
+            Some(Err(Failure::new(Failure::ENDED_BADLY, format!("it is in Failure: {}", view.status_why))))
+        }
         // Forgetting the row follows the wrapper's end by a moment.
         (Verb::Cleanup, _) => None,
         _ => Some(Ok(())),

@@ -1,0 +1,52 @@
+use clap::CommandFactory;
+
+use super::{
+    Cli, output,
+    yaml::{self, Document},
+};
+
+#[test]
+fn the_command_line_is_sound() {
+    Cli::command().debug_assert();
+}
+
+fn documents(text: &str) -> Vec<Document> {
+    yaml::parse("shop.yaml", text).expect("it parses")
+}
+
+const TWO: &str = "version: muster/v1\nkind: staging.project\nname: shop\nspec:\n  agents: {pool: a}\n---\n\
+                   version: muster/v1\nkind: staging.staging\nname: hello\nspec:\n  overrides:\n    - level: app\n      key: X\n";
+
+#[test]
+fn every_document_of_a_file_is_read() {
+    let all = documents(TWO);
+    let titles: Vec<_> = all.iter().map(Document::title).collect();
+    assert_eq!(titles, ["staging.project shop", "staging.staging hello"]);
+    assert_eq!(all[0].value()["spec"]["agents"]["pool"], "a");
+}
+
+#[test]
+fn a_field_is_found_with_its_line_and_column() {
+    let all = documents(TWO);
+    assert_eq!(all[0].place("spec.agents.pool"), "shop.yaml:5:12");
+    assert_eq!(all[1].place("spec.overrides[0].key"), "shop.yaml:13:7");
+    assert_eq!(all[1].place("spec.overrides[0].value"), "shop.yaml:12:7", "what is missing is where its parent is");
+    assert_eq!(all[0].place("nonsense"), "shop.yaml:1:1");
+}
+
+#[test]
+fn broken_yaml_is_told_with_its_line() {
+    let failure = yaml::parse("x.yaml", "a: [1,\nb: 2\n").expect_err("it does not parse");
+    assert!(failure.to_string().contains("x.yaml") && failure.to_string().contains("line"), "{failure}");
+}
+
+#[test]
+fn a_table_is_as_wide_as_its_cells() {
+    let rows = vec![vec!["A".into(), "B".into()], vec!["long".into(), "x".into()]];
+    assert_eq!(output::table(rows), "A     B\nlong  x\n");
+}
+
+#[test]
+fn ages_are_told_in_their_largest_unit() {
+    assert_eq!([999, 59_000, 61_000, 7_200_000, 200_000_000].map(output::age), ["0s", "59s", "1m", "2h", "2d"]);
+}
