@@ -163,6 +163,12 @@ impl Client {
     }
 }
 
+/// The query of a URL: the pairs that have a value.
+pub(crate) fn query(pairs: &[(&str, String)]) -> String {
+    let set: Vec<_> = pairs.iter().filter(|(_, v)| !v.is_empty()).map(|(k, v)| format!("{k}={v}")).collect();
+    set.join("&")
+}
+
 fn decode<T: DeserializeOwned>(mut answer: http::Response<ureq::Body>) -> Result<T> {
     let text = answer.body_mut().with_config().limit(64 * 1024 * 1024).read_to_string();
     let text = text.map_err(|e| Failure::new(Failure::UNREACHABLE, format!("the answer broke off: {e}")))?;

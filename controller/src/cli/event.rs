@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use serde_json::Value;
 
-use super::{Failure, Form, Global, Result, output};
+use super::{Failure, Form, Global, Result, client::query, output};
 use crate::platform::events::{Event, Verified};
 
 /// Read the history
@@ -44,7 +44,7 @@ impl Command {
         match self {
             Self::List { subject, kind, actor, limit } => {
                 let query = query(&[("subject", word(subject)), ("kind", word(kind)), ("actor", word(actor))]);
-                let page: Value = client.get(&format!("/api/v1/events?limit={}{query}", (*limit).clamp(1, 500)))?;
+                let page: Value = client.get(&format!("/api/v1/events?limit={}&{query}", (*limit).clamp(1, 500)))?;
                 let items = page["items"].as_array().cloned().unwrap_or_default();
                 let columns = [
                     ("SEQ", "/seq"),
@@ -58,7 +58,7 @@ impl Command {
             }
             Self::Follow { subject, kind } => {
                 let query = query(&[("subject", word(subject)), ("kind", word(kind))]);
-                client.follow(&format!("/api/v1/events/stream?{}", query.trim_start_matches('&')), |message| {
+                client.follow(&format!("/api/v1/events/stream?{}", query), |message| {
                     if message.event == "change" {
                         output::print(&line(global.output, &message.data)?)?;
                     }
@@ -78,10 +78,6 @@ impl Command {
             }
         }
     }
-}
-
-fn query(pairs: &[(&str, String)]) -> String {
-    pairs.iter().filter(|(_, v)| !v.is_empty()).map(|(k, v)| format!("&{k}={v}")).collect()
 }
 
 fn line(form: Form, data: &str) -> Result<String> {

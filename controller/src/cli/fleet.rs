@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     Failure, Form, Global, Result,
+    client::query,
     output::{self, facts, green, text, when},
 };
 use crate::fleet::model::{Class, Labels, parse_labels};
@@ -167,13 +168,13 @@ impl Agent {
         match self {
             Self::List { class, state, labels, search } => {
                 let labels: Vec<_> = parse(labels)?.iter().map(|(k, v)| format!("{k}%3D{v}")).collect();
-                let path = format!(
-                    "/api/v1/agents?class={}&liveness={}&label={}&search={}",
-                    class.map_or("", Class::name),
-                    state.as_deref().unwrap_or_default(),
-                    labels.join(","),
-                    search.as_deref().unwrap_or_default()
-                );
+                let filters = [
+                    ("class", class.map_or("", Class::name).to_owned()),
+                    ("liveness", state.clone().unwrap_or_default()),
+                    ("label", labels.join(",")),
+                    ("search", search.clone().unwrap_or_default()),
+                ];
+                let path = format!("/api/v1/agents?{}", query(&filters));
                 output::list(
                     global.output,
                     client.all(&path)?,

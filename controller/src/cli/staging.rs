@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{
     Failure, Form, Global, Result,
-    client::Client,
+    client::{Client, query},
     context,
     output::{self, Progress, facts, green, red, when},
 };
@@ -243,7 +243,7 @@ fn list(
     search: &Option<String>,
 ) -> Result {
     let word = |o: &Option<String>| o.clone().unwrap_or_default();
-    let query = format!("project={}&status={}&search={}", word(project), word(status), word(search));
+    let query = query(&[("project", word(project)), ("status", word(status)), ("search", word(search))]);
     let mut items = client.all(&format!("/api/v1/staging/stagings?{query}"))?;
     for item in &mut items {
         item["full_name"] =
