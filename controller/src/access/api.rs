@@ -255,7 +255,8 @@ async fn log_in(
 ) -> Result<Response> {
     let entrance = access.enter(&asked.name, &asked.password, &client).await?;
     let name = asked.name.trim().to_owned();
-    let mut answer = LoggedIn { name, role: entrance.role, must_change: entrance.must_change, token: None, expires_at: 0 };
+    let mut answer =
+        LoggedIn { name, role: entrance.role, must_change: entrance.must_change, token: None, expires_at: 0 };
     match asked.want {
         Want::Token => {
             let source = if client.user_agent.starts_with("muster/") { Source::Cli } else { Source::Api };

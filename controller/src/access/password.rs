@@ -58,7 +58,8 @@ impl Hasher {
 }
 
 fn hash(argon: &Argon2<'_>, password: &str) -> Result<String> {
-    let salt = SaltString::encode_b64(&muster_pki::random::<16>()).map_err(|e| Error::internal(anyhow::anyhow!("{e}")))?;
+    let salt =
+        SaltString::encode_b64(&muster_pki::random::<16>()).map_err(|e| Error::internal(anyhow::anyhow!("{e}")))?;
     let hash = argon.hash_password(password.as_bytes(), &salt);
     Ok(hash.map_err(|e| Error::internal(anyhow::anyhow!("a password was not hashed: {e}")))?.to_string())
 }

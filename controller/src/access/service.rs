@@ -175,7 +175,12 @@ impl Access {
     }
 
     /// Gives a token for thirty days.
-    pub(super) async fn open_token(&self, entrance: &Entrance, source: Source, name: Option<String>) -> Result<(TokenRow, String)> {
+    pub(super) async fn open_token(
+        &self,
+        entrance: &Entrance,
+        source: Source,
+        name: Option<String>,
+    ) -> Result<(TokenRow, String)> {
         let actor = user_actor(&entrance.user.name, source);
         let name = name.unwrap_or_else(|| format!("login {}", id::fresh(self.db.clock().now())));
         let order = TokenOrder { name, role: entrance.role, life: Some(LOGIN_TOKEN_LIFE) };
@@ -377,7 +382,13 @@ impl Access {
         self.make_token(&caller.actor, &user, order, false).await
     }
 
-    async fn make_token(&self, actor: &Actor, user: &UserRow, order: &TokenOrder, replace: bool) -> Result<(TokenRow, String)> {
+    async fn make_token(
+        &self,
+        actor: &Actor,
+        user: &UserRow,
+        order: &TokenOrder,
+        replace: bool,
+    ) -> Result<(TokenRow, String)> {
         if order.name.trim().is_empty() || order.name.chars().count() > 100 {
             return Err(Error::invalid("name", "a token's name has 1 to 100 characters"));
         }
@@ -511,9 +522,9 @@ impl Authenticate for Access {
             let now = self.db.clock().now();
             let mut conn = self.db.read().await?;
             let good = match &caller.via {
-                Via::Session { id, .. } => {
-                    store::fetch_session(&mut conn, id).await?.is_some_and(|s| !model::is_over(s.used_at, s.expires_at, now))
-                }
+                Via::Session { id, .. } => store::fetch_session(&mut conn, id)
+                    .await?
+                    .is_some_and(|s| !model::is_over(s.used_at, s.expires_at, now)),
                 Via::Token { id } => {
                     store::fetch_token(&mut conn, id).await?.is_some_and(|t| t.expires_at.is_none_or(|at| now < at))
                 }

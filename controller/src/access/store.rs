@@ -111,14 +111,12 @@ pub async fn save_user(conn: &mut Conn, id: &str, role: Role, disabled: bool, ve
 }
 
 pub async fn save_password(conn: &mut Conn, id: &str, hash: &str, must_change: bool) -> Result<()> {
-    sqlx::query(
-        "update access_user set password_hash = $1, must_change = $2, version = version + 1 where id = $3",
-    )
-    .bind(hash)
-    .bind(i64::from(must_change))
-    .bind(id)
-    .execute(conn)
-    .await?;
+    sqlx::query("update access_user set password_hash = $1, must_change = $2, version = version + 1 where id = $3")
+        .bind(hash)
+        .bind(i64::from(must_change))
+        .bind(id)
+        .execute(conn)
+        .await?;
     Ok(())
 }
 
@@ -130,7 +128,8 @@ pub async fn delete_user(conn: &mut Conn, id: &str) -> Result<()> {
 // === sessions ===
 
 pub async fn insert_session(conn: &mut Conn, row: &SessionRow, secret_hash: &str) -> Result<()> {
-    let text = format!("insert into access_session ({SESSION}, secret_hash) values ($1, $2, $3, $4, $5, $6, $7, $8, $9)");
+    let text =
+        format!("insert into access_session ({SESSION}, secret_hash) values ($1, $2, $3, $4, $5, $6, $7, $8, $9)");
     query(text)
         .bind(row.id.clone())
         .bind(row.user_id.clone())

@@ -55,9 +55,8 @@ pub async fn read(request: Request) -> Result<Bytes> {
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Response> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut deserializer).and_then(|value| {
-        deserializer.end().map(|()| value).map_err(|e| serde_path_to_error::Error::new(root(), e))
-    });
+    let value = serde_path_to_error::deserialize(&mut deserializer)
+        .and_then(|value| deserializer.end().map(|()| value).map_err(|e| serde_path_to_error::Error::new(root(), e)));
     value.map_err(|error| match error.inner().classify() {
         serde_json::error::Category::Data => mistake("", &error).into_response(),
         _ => {
@@ -102,7 +101,8 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
         read.map(|q| Self(q.0)).map_err(|error| {
             let text = error.body_text();
             let text = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text);
-            let named = ["unknown field `", "missing field `"].iter().find_map(|s| text.strip_prefix(s)?.split('`').next());
+            let named =
+                ["unknown field `", "missing field `"].iter().find_map(|s| text.strip_prefix(s)?.split('`').next());
             match (named, text.split_once(": ")) {
                 (Some(named), _) => Error::invalid(named, text),
                 (None, Some((field, message))) => Error::invalid(field, message),

@@ -294,11 +294,9 @@ async fn admit(gate: &Gate, rule: Rule, mut request: Request, layout: &mut Layou
     if !rule.policy.access.admits(caller.as_ref().map(|c| c.role)) {
         return Err(Halt::Refused(match &caller {
             None => log_in_first(),
-            Some(caller) => Error::Forbidden(format!(
-                "this takes the role {}; yours is {}",
-                rule.policy.access,
-                caller.role.word()
-            )),
+            Some(caller) => {
+                Error::Forbidden(format!("this takes the role {}; yours is {}", rule.policy.access, caller.role.word()))
+            }
         }));
     }
     if caller.as_ref().is_some_and(|c| c.must_change) && !rule.policy.before_change {

@@ -58,7 +58,9 @@ async fn list(
     }
     let before = match paging.after.as_str() {
         "" => None,
-        text => Some(text.parse().map_err(|_| Error::invalid("cursor", "give the `next` of the page before, as it was"))?),
+        text => {
+            Some(text.parse().map_err(|_| Error::invalid("cursor", "give the `next` of the page before, as it was"))?)
+        }
     };
     let filter = Filter { before, ..filter(query) };
     let found = events::list(&mut *at.0.db.read().await?, &filter, paging.rows()).await?;
