@@ -18,6 +18,7 @@ pub mod paging;
 pub mod policy;
 pub mod problem;
 pub mod routes;
+pub mod serve;
 
 pub use body::{Body, Query};
 pub use form::Fields;

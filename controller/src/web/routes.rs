@@ -101,6 +101,21 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
         self
     }
 
+    /// Adds a gRPC service, by the path of its methods.
+    pub fn grpc<T>(mut self, path: &'static str, policy: Policy, service: T) -> Self
+    where
+        T: tower::Service<axum::extract::Request, Error = Infallible> + Clone + Send + Sync + 'static,
+        T::Response: axum::response::IntoResponse,
+        T::Future: Send + 'static,
+    {
+        self.table.push(entry(path, "POST", policy, "grpc"));
+        let rule = Rule { policy, page: false };
+        let methods: MethodRouter<S, Infallible> = axum::routing::post_service(service);
+        let methods = methods.route_layer(middleware::from_fn(move |request, next| guard(rule, request, next)));
+        self.router = self.router.route(path, methods);
+        self
+    }
+
     /// Gives the handlers their state.
     pub fn with_state(self, state: S) -> Routes {
         Routes { router: self.router.with_state(state), table: self.table }
