@@ -24,21 +24,21 @@ const OUTCOMES: [Outcome; 8] = [
 #[rustfmt::skip]
 #[test]
 fn the_transition_table_is_this_and_nothing_else() {
-    let ____ = None;
+    let stay = None;
     let [runs, fail, crea, upda, dele, arch] =
         [Running, Failure, CreatePending, UpdatePending, DeletePending, Archived].map(Some);
     // A column for each status, in the order of `Status::ALL`.
     let table: [(Evidence, [Option<Status>; 6]); 9] = [
         //                              Running Failure Create  Update  Delete  Archived
-        (Requested(Verb::Create),      [____,   ____,   ____,   ____,   ____,   ____]),
-        (Requested(Verb::Update),      [upda,   upda,   ____,   ____,   ____,   ____]),
-        (Requested(Verb::Delete),      [dele,   dele,   ____,   ____,   ____,   ____]),
-        (Requested(Verb::Restore),     [____,   ____,   ____,   ____,   ____,   crea]),
-        (Requested(Verb::Cleanup),     [____,   ____,   ____,   ____,   ____,   arch]),
-        (Check(true),                  [____,   runs,   runs,   runs,   ____,   ____]),
-        (Check(false),                 [fail,   ____,   ____,   ____,   ____,   ____]),
-        (ArchiveCheck(true),           [____,   ____,   ____,   ____,   arch,   ____]),
-        (LimitPassed,                  [____,   ____,   fail,   fail,   fail,   ____]),
+        (Requested(Verb::Create),      [stay,   stay,   stay,   stay,   stay,   stay]),
+        (Requested(Verb::Update),      [upda,   upda,   stay,   stay,   stay,   stay]),
+        (Requested(Verb::Delete),      [dele,   dele,   stay,   stay,   stay,   stay]),
+        (Requested(Verb::Restore),     [stay,   stay,   stay,   stay,   stay,   crea]),
+        (Requested(Verb::Cleanup),     [stay,   stay,   stay,   stay,   stay,   arch]),
+        (Check(true),                  [stay,   runs,   runs,   runs,   stay,   stay]),
+        (Check(false),                 [fail,   stay,   stay,   stay,   stay,   stay]),
+        (ArchiveCheck(true),           [stay,   stay,   stay,   stay,   arch,   stay]),
+        (LimitPassed,                  [stay,   stay,   fail,   fail,   fail,   stay]),
     ];
     for (evidence, row) in table {
         for (status, right) in Status::ALL.into_iter().zip(row) {
@@ -49,7 +49,7 @@ fn the_transition_table_is_this_and_nothing_else() {
         assert_eq!(next(status, ArchiveCheck(false)), None, "{status:?} waits on");
         for verb in Verb::ALL {
             for outcome in OUTCOMES {
-                let right = if outcome != Outcome::Succeeded && status.is_pending() { fail } else { ____ };
+                let right = if outcome != Outcome::Succeeded && status.is_pending() { fail } else { stay };
                 assert_eq!(next(status, Ended(verb, outcome)), right, "{status:?}, {verb:?} ended {outcome:?}");
             }
         }
