@@ -1,6 +1,18 @@
-//! Databases for store tests: each test gets a fresh one on every engine there is.
+//! Databases for store tests: each test gets a fresh one on every engine there is, and a house over it where it needs one.
 
-use crate::platform::{clock::Clock, db::Db, wake::Wake};
+use std::{collections::BTreeMap, sync::Arc};
+
+use muster_pki::seal::SealKey;
+
+use crate::{
+    certificate::{Certificates, model::Lives},
+    fleet::{
+        Fleet, Surroundings,
+        model::{AgentId, Class, Labels},
+        store::{self, AgentRow},
+    },
+    platform::{clock::Clock, db::Db, wake::Wake},
+};
 
 /// URLs of the engines to test on: SQLite always, PostgreSQL where `MUSTER_TEST_POSTGRES` names a server.
 pub fn engines() -> Vec<String> {
@@ -28,4 +40,51 @@ pub async fn fresh_url(url: &str) -> String {
     let create = sqlx::AssertSqlSafe(format!("create database {name}"));
     sqlx::query(create).execute(&mut conn).await.expect("a database is made");
     format!("{server}/{name}")
+}
+
+/// A house over this database, at the replica of this name. Every house of a database has one seal key.
+pub async fn house(db: &Db, replica: &str) -> Fleet {
+    let seal = Arc::new(SealKey::new(&[7; 32]));
+    let certificates = Certificates::open(db.clone(), seal, "muster.test", Lives::default()).await;
+    let around = Surroundings {
+        replica: replica.into(),
+        homes: vec!["home.test:7443".into()],
+        url: format!("https://{replica}.test"),
+        sample_seconds: 60,
+    };
+    Fleet::new(db.clone(), certificates.expect("the house opens"), around, BTreeMap::new())
+}
+
+/// Puts an agent into the house that enrolled and has never been home.
+pub async fn settle_agent(fleet: &Fleet, id: &str, class: Class, labels: &[(&str, &str)]) -> AgentId {
+    let labels: Labels = labels.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+    let row = AgentRow {
+        id: id.into(),
+        name: format!("host-{id}"),
+        class: class.name().into(),
+        labels: serde_json::to_string(&labels).expect("labels are plain data"),
+        invitation_id: None,
+        enrolled_at: 1,
+        standing: "ok".into(),
+        revoked_at: None,
+        revoke_reason: String::new(),
+        agent_version: String::new(),
+        facts: "{}".into(),
+        capabilities: "[]".into(),
+        capability_digest: String::new(),
+        ledger_id: String::new(),
+        liveness: "never".into(),
+        liveness_at: 1,
+        version: 1,
+    };
+    let (row, labels) = (&row, &labels);
+    fleet
+        .db
+        .write(|mut tx| async move {
+            store::insert_agent(&mut tx, row, labels).await?;
+            tx.done(())
+        })
+        .await
+        .expect("the agent is stored");
+    id.into()
 }

@@ -19,6 +19,7 @@ use crate::{
         crash::CrashPoint,
         db::{Conn, Engine, ROWS, Tx, list, query, values},
         events::Actor,
+        setting,
     },
 };
 
@@ -201,7 +202,7 @@ impl Desired {
         .bind(now)
         .execute(&mut **tx)
         .await?;
-        let epoch = crate::platform::setting::epoch(tx).await?;
+        let epoch = setting::epoch(tx).await?;
         let change = match document.mode {
             Mode::Once => "do nothing",
             Mode::Standing => {
@@ -252,8 +253,9 @@ impl Desired {
     /// Withdraws an assignment, as of the event `generation`: a standing one is undone, once work is cancelled. Once work
     /// that was never sent ends here and now.
     pub async fn withdraw(&self, tx: &mut Tx, generation: i64, agent: &AgentId, key: &Key) -> Result<()> {
+        let epoch = setting::epoch(tx).await?;
         let row = sqlx::query(
-            "update fleet_assignment set generation = $1, digest = '', \
+            "update fleet_assignment set generation = $1, epoch = $5, digest = '', \
              state = case when mode = 'standing' then 'queued' else state end \
              where agent_id = $2 and kind = $3 and id = $4 and digest <> '' and state <> 'finished' returning mode, state",
         )
@@ -261,6 +263,7 @@ impl Desired {
         .bind(agent.0.clone())
         .bind(key.kind.clone())
         .bind(key.id.clone())
+        .bind(epoch)
         .fetch_optional(&mut **tx)
         .await?;
         let Some(row) = row else { return Ok(()) };
@@ -571,8 +574,10 @@ pub async fn save_reports(tx: &mut Tx, reports: &[NewReport]) -> Result<()> {
              epoch = excluded.epoch, generation = excluded.generation, phase = excluded.phase, \
              conditions = excluded.conditions, result = excluded.result, at = excluded.at, \
              received_at = excluded.received_at, outcome = excluded.outcome, may_have_run = excluded.may_have_run, \
-             attempt = excluded.attempt where fleet_report.outcome = 0 and (fleet_report.ledger_id <> excluded.ledger_id \
-             or fleet_report.seq < excluded.seq)",
+             attempt = excluded.attempt where (fleet_report.outcome = 0 or exists (select 1 from fleet_assignment a \
+             where a.agent_id = excluded.agent_id and a.kind = excluded.kind and a.id = excluded.id \
+             and a.mode = 'standing')) \
+             and (fleet_report.ledger_id <> excluded.ledger_id or fleet_report.seq < excluded.seq)",
             values(&types, piece.len(), 0)
         );
         let mut insert = query(text);
@@ -642,6 +647,22 @@ pub async fn adopt(tx: &mut Tx, agent: &AgentId, held: &Held) -> Result<()> {
     let what = serde_json::json!({"kind": held.key.kind, "id": held.key.id, "generation": held.generation});
     tx.record(Actor::controller().change("agent.assignment_adopted", format!("agent/{agent}")).after(what)).await?;
     Ok(())
+}
+
+/// Begins a new epoch after home was restored from a backup; gives its number. Standing assignments become part of it, so
+/// that what home wants outranks whatever agents were told since the backup. What was adopted stays as it is: home has no
+/// document to put in its place. Once work stays too: whether it is sent is decided by what its agent's ledger knows.
+pub async fn raise_epoch(tx: &mut Tx) -> Result<i64> {
+    let epoch = setting::epoch(tx).await? + 1;
+    setting::save(tx, "epoch", &epoch.to_string()).await?;
+    sqlx::query(
+        "update fleet_assignment set epoch = $1, state = 'queued' where mode = 'standing' and (digest = '' or exists \
+         (select 1 from fleet_document d where d.digest = fleet_assignment.digest))",
+    )
+    .bind(epoch)
+    .execute(&mut **tx)
+    .await?;
+    Ok(epoch)
 }
 
 async fn move_on(conn: &mut Conn, rows: &[(AgentId, Key, i64)], to: &'static str, only: &'static str) -> Result<()> {

@@ -215,8 +215,26 @@ impl Reconciler for Pulse {
 }
 
 impl Pulse {
+    /// An agent that is missing here may live at another replica: how it fares is then that one's to say.
+    async fn let_go(&self) -> Result<()> {
+        let fleet = &self.fleet;
+        let told = fleet.registry.transitions(fleet.db.clock().now());
+        let missing: Vec<_> = told
+            .into_iter()
+            .filter(|(_, l, _)| *l != super::model::Liveness::Online)
+            .map(|(agent, ..)| agent)
+            .collect();
+        if !missing.is_empty() {
+            let (mut conn, engine) = (fleet.db.read().await?, fleet.db.engine());
+            let gone = store::elsewhere(&mut conn, engine, &fleet.replica, &missing, super::REPLICA_LIFE).await?;
+            fleet.registry.let_go(&gone);
+        }
+        Ok(())
+    }
+
     async fn round(&mut self) -> Result<usize> {
         let fleet = &self.fleet;
+        self.let_go().await?;
         let told = fleet.registry.transitions(fleet.db.clock().now());
         let closed = fleet.take_closed();
         let (told, closed) = (&told, &closed);

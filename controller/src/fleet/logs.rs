@@ -48,10 +48,10 @@ pub struct Piece {
 }
 
 /// What of a piece is to be stored, given where the stored output ends: (begins, skipped bytes of data, gap to mark).
-/// None: nothing is new.
+/// None: nothing is new. A piece without bytes is nothing, wherever it lies, and so is one beyond all numbers.
 pub fn beyond(stored: i64, offset: i64, length: i64) -> Option<(i64, i64, bool)> {
-    let ends = offset + length;
-    (ends > stored).then(|| (offset.max(stored), (stored - offset).max(0), offset > stored))
+    let ends = offset.checked_add(length)?;
+    (ends > stored.max(offset)).then(|| (offset.max(stored), (stored - offset).max(0), offset > stored))
 }
 
 /// Adds a piece and gives where the stored output ends after it.

@@ -252,11 +252,12 @@ pub fn liveness(open: bool, lost_at: Option<i64>, now: i64) -> Liveness {
     }
 }
 
-/// What to do about one assignment, given what the agent's ledger holds.
+/// What to do about one assignment, given what the agent's ledger holds and the database's `epoch`.
 ///
 /// Nothing that may have run is sent again: once work that was offered under a lost ledger, or that a ledger no longer
-/// knows after it had accepted it, ends as interrupted.
-pub fn step(wanted: &Wanted, ledger: &LedgerView) -> Step {
+/// knows after it had accepted it, ends as interrupted. So does work put before home was restored when the ledger is not
+/// the one that home remembers: another may have run it.
+pub fn step(wanted: &Wanted, ledger: &LedgerView, epoch: i64) -> Step {
     let refused = (wanted.generation, ledger.capability_digest.clone());
     if wanted.refused.as_ref() == Some(&refused) || wanted.state == State::Finished {
         return Step::Agree;
@@ -283,9 +284,12 @@ pub fn step(wanted: &Wanted, ledger: &LedgerView) -> Step {
             match (wanted.state, known) {
                 // A finished one says so by its report, which the agent repeats until it is acknowledged.
                 (_, true) if withdrawn && held.is_some() && !withdrawal_held => Step::Send,
+                // Home acknowledged the outcome and was restored from before: asked again, the agent says it again.
+                (_, true) if held.is_none() => Step::Send,
                 (State::Queued | State::Offered, true) => Step::NoteAccepted,
                 (_, true) => Step::Agree,
                 (State::Queued, false) if withdrawn => Step::Cancel,
+                (State::Queued, false) if !ledger.same_ledger && wanted.epoch < epoch => Step::Interrupt,
                 (State::Queued, false) => Step::Send,
                 (State::Offered, false) if !ledger.same_ledger => Step::Interrupt,
                 (State::Offered, false) if withdrawn => Step::Cancel,

@@ -115,6 +115,11 @@ impl Registry {
         self.lock().remove(agent);
     }
 
+    /// Forgets agents whose streams are at other replicas, but for those that came back here meanwhile.
+    pub fn let_go(&self, elsewhere: &[AgentId]) {
+        self.lock().retain(|agent, entry| entry.line.is_some() || !elsewhere.contains(agent));
+    }
+
     /// How each agent fares where that differs from what the database was told: (agent, liveness, since).
     pub fn transitions(&self, now: i64) -> Vec<(AgentId, Liveness, i64)> {
         let changed = |(agent, entry): (&AgentId, &Entry)| {

@@ -406,7 +406,7 @@ async fn compare(
     let (mut send, mut once, mut accepted) = (Vec::new(), Vec::new(), Vec::new());
     for envelope in wanted {
         let (agent, key) = (&opening.agent, &envelope.wanted.key);
-        match model::step(&envelope.wanted, &ledger) {
+        match model::step(&envelope.wanted, &ledger, database_epoch) {
             Step::Agree => {}
             Step::NoteAccepted => accepted.push((agent.clone(), key.clone(), envelope.wanted.generation)),
             Step::Forget => desired::forget_withdrawn(tx, agent, key, envelope.wanted.generation).await?,

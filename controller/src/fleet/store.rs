@@ -473,6 +473,33 @@ pub async fn live_replicas(conn: &mut Conn, engine: Engine, within: i64) -> Resu
     rows.iter().map(|r| Ok(r.try_get(0)?)).collect()
 }
 
+/// Those of these agents whose stream is at another replica, one whose heart beat within `within` milliseconds.
+pub async fn elsewhere(
+    conn: &mut Conn,
+    engine: Engine,
+    replica: &str,
+    agents: &[AgentId],
+    within: i64,
+) -> Result<Vec<AgentId>> {
+    let mut found = Vec::new();
+    for piece in agents.chunks(ROWS) {
+        let text = format!(
+            "select s.agent_id from fleet_session s join replica r on r.id = s.replica_id \
+             where s.replica_id <> $1 and r.heartbeat > {} - $2 and s.agent_id in ({})",
+            engine.now(),
+            list(piece.len(), 2)
+        );
+        let mut select = query(text).bind(replica).bind(within);
+        for agent in piece {
+            select = select.bind(agent.0.clone());
+        }
+        for row in select.fetch_all(&mut *conn).await? {
+            found.push(AgentId(row.try_get(0)?));
+        }
+    }
+    Ok(found)
+}
+
 /// Agents in good standing that are not wanted to hold this document under this key.
 pub async fn agents_without(conn: &mut Conn, key: &super::model::Key, digest: &str) -> Result<Vec<AgentId>> {
     let rows = sqlx::query(

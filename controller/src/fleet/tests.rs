@@ -1,1 +1,6 @@
-
+mod desired;
+mod enroll;
+mod history;
+mod line;
+mod logs;
+mod model;

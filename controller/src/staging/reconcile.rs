@@ -1,6 +1,9 @@
 //! The loop of stagings: observe → plan → apply, one staging a transaction.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use muster_proto::{KIND_STAGING_OPERATION, KIND_STAGING_WATCH};
 
@@ -141,6 +144,8 @@ async fn observe(conn: &mut Conn, rows: Vec<StagingRow>, now: i64) -> Result<Vec
     let operations =
         if operation_ids.is_empty() { vec![] } else { store::operations_by_id(conn, &operation_ids).await? };
     let operations: HashMap<_, _> = operations.into_iter().map(|o| (o.id.clone(), o)).collect();
+    let sent = desired::assignments_of_kind(conn, KIND_STAGING_OPERATION, &operation_ids).await?;
+    let sent: HashSet<_> = sent.into_iter().map(|e| e.wanted.key.id).collect();
     let reports = desired::reports(conn, KIND_STAGING_OPERATION, &operation_ids).await?;
     let reports: HashMap<_, _> = reports.into_iter().map(|r| (r.key.id.clone(), r)).collect();
     let watched: Vec<_> = rows.iter().filter(|r| !r.watch.is_empty()).map(|r| r.id.clone()).collect();
@@ -157,7 +162,11 @@ async fn observe(conn: &mut Conn, rows: Vec<StagingRow>, now: i64) -> Result<Vec
         }
         let project = projects.get(&row.project).ok_or_else(|| Error::not_found("project", &row.project))?;
         let operation = operations.get(&row.operation_id);
-        let pending = operation.map(|o| pending(o, reports.get(&o.id))).transpose()?;
+        let mut pending = operation.map(|o| pending(o, reports.get(&o.id))).transpose()?;
+        // Put in the transaction that began the operation, its assignment goes only with its agent.
+        if let Some(pending) = pending.as_mut().filter(|p| !sent.contains(&p.id.0)) {
+            pending.progress = Progress::Ended(lost(now));
+        }
         // Only a check of the watch as it was put last counts: it began after the wrapper ended.
         let counts = |r: &&Report| {
             let wanted = generations.get(&(r.agent.0.clone(), r.key.id.clone()));
@@ -178,6 +187,12 @@ async fn observe(conn: &mut Conn, rows: Vec<StagingRow>, now: i64) -> Result<Vec
         observed.push((row, snapshot));
     }
     Ok(observed)
+}
+
+/// The end of an operation whose agent was removed.
+fn lost(now: i64) -> plan::End {
+    let message = "its host was removed".into();
+    plan::End { outcome: Outcome::Lost, exit_code: None, signal: None, started_at: None, ended_at: now, message }
 }
 
 fn pending(operation: &OperationRow, report: Option<&Report>) -> Result<Pending> {
@@ -253,6 +268,8 @@ async fn apply(
                 tx.record(actor.change("staging.retention_ends", subject(row)).after(after)).await?;
             }
             Action::CleanUp => {
+                // One that fails is tried again when another warning's time has passed, not with every round.
+                row.retention_warned_at = Some(now);
                 staging.begin(tx, &actor, &it.project, row, Verb::Cleanup, None).await?;
             }
         }

@@ -395,6 +395,7 @@ impl Staging {
                     operation.outcome = model::Outcome::Lost.word().into();
                     operation.ended_at = Some(tx.now());
                     operation.message = format!("the staging was forgotten by {}", actor.name);
+                    operation.previous_sealed = None;
                     store::save_operation(&mut tx, &operation).await?;
                     forget(&mut tx, &agent, &operation_key(&OperationId(operation.id.clone()))).await?;
                 }

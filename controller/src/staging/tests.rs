@@ -1,1 +1,4 @@
-
+mod history;
+mod model;
+mod plan;
+mod service;
