@@ -47,7 +47,7 @@ use crate::{
 };
 
 /// The domains, one line each.
-pub const DOMAINS: &[Entry] = &[];
+pub const DOMAINS: &[Entry] = &[crate::staging::ENTRY];
 
 /// Pause between the waves in which agents are sent home at a stop.
 const WAVE: Duration = Duration::from_millis(200);

@@ -2,7 +2,7 @@
 
 use sqlx::FromRow;
 
-use super::model::{OperationId, ProjectSpec, StagingId, Status};
+use super::model::{OperationId, ProjectSpec, StagingId};
 use crate::{
     error::{Error, Result},
     platform::db::{Conn, ROWS, list},
@@ -278,13 +278,6 @@ pub async fn delete_staging(conn: &mut Conn, id: &StagingId) -> Result<()> {
 pub async fn counts_by_agent(conn: &mut Conn) -> Result<Vec<(String, i64)>> {
     let text = "select agent_id, count(*) from staging_staging where agent_id is not null group by agent_id";
     Ok(sqlx::query_as(text).fetch_all(conn).await?)
-}
-
-/// How many stagings are in each status.
-pub async fn counts_by_status(conn: &mut Conn) -> Result<Vec<(Status, i64)>> {
-    let rows: Vec<(String, i64)> =
-        sqlx::query_as("select status, count(*) from staging_staging group by status").fetch_all(conn).await?;
-    Ok(rows.into_iter().filter_map(|(word, n)| Status::from_word(&word).map(|s| (s, n))).collect())
 }
 
 // === operations ===

@@ -23,7 +23,9 @@ async fn append(db: &Db, log: &LogKey, offset: i64, data: &[u8]) -> i64 {
 }
 
 async fn read(db: &Db) -> Vec<Piece> {
-    logs::read(&mut db.read().await.expect("a connection"), &log().key, 1000).await.expect("read")
+    let raw = logs::read(&mut db.read().await.expect("a connection"), &log().key, 0, 1000).await.expect("read");
+    let mut decoder = logs::Decoder::default();
+    raw.into_iter().filter_map(|piece| decoder.decode(piece)).collect()
 }
 
 fn spans(pieces: &[Piece]) -> Vec<(i64, i64, Option<&str>)> {
