@@ -20,12 +20,7 @@ pub mod fleet {
 }
 
 /// `muster.staging.v1`: documents and results of the staging domain.
-#[expect(
-    missing_docs,
-    clippy::all,
-    clippy::allow_attributes,
-    reason = "generated; the .proto file holds the descriptions"
-)]
+#[expect(missing_docs, clippy::all, reason = "generated; the .proto file holds the descriptions")]
 pub mod staging {
     tonic::include_proto!("muster.staging.v1");
 }

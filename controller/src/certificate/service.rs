@@ -62,10 +62,10 @@ impl Certificates {
     /// Opens the house's authorities and makes them at the first start.
     pub async fn open(db: Db, seal: Arc<SealKey>, trust_domain: &str, lives: Lives) -> Result<Self> {
         // Two replicas may start on one empty database: the loser finds the rows of the other.
-        if let Err(error) = found(&db, &seal, trust_domain).await {
-            if store::authorities(&mut *db.read().await?).await?.is_empty() {
-                return Err(error);
-            }
+        if let Err(error) = found(&db, &seal, trust_domain).await
+            && store::authorities(&mut *db.read().await?).await?.is_empty()
+        {
+            return Err(error);
         }
         let trust_domain = setting::fetch(&mut *db.read().await?, "trust_domain").await?.unwrap_or_default();
         let house = load(&mut *db.read().await?, &seal).await?;

@@ -91,7 +91,7 @@ async fn a_newer_leaf_that_is_used_supersedes_the_older() {
         })
         .await
         .expect("marked");
-        let rows = store::leaves(&mut *db.read().await.expect("a connection"), "agent/a1", 10).await.expect("listed");
+        let rows = store::leaves(&mut db.read().await.expect("a connection"), "agent/a1", 10).await.expect("listed");
         let row = |serial: &str| rows.iter().find(|r| r.serial == serial).expect("is there");
         assert_eq!((row(&second).used_at, row(&second).superseded_at), (Some(5), None));
         assert_eq!((row(&first).used_at, row(&first).superseded_at), (None, Some(5)));

@@ -436,9 +436,18 @@ impl SessionStream {
         let agent = &self.line.agent;
         let what = match frame {
             from_agent::Frame::Hello(_) => return Err(Status::invalid_argument("a stream has one Hello")),
-            from_agent::Frame::Pong(pong) => return Ok(self.line.pong(pong.nonce)),
-            from_agent::Frame::Sample(sample) => return Ok(self.fleet.registry.sample(agent, sample)),
-            from_agent::Frame::Ask(ask) => return Ok(self.ask(ask)),
+            from_agent::Frame::Pong(pong) => {
+                self.line.pong(pong.nonce);
+                return Ok(());
+            }
+            from_agent::Frame::Sample(sample) => {
+                self.fleet.registry.sample(agent, sample);
+                return Ok(());
+            }
+            from_agent::Frame::Ask(ask) => {
+                self.ask(ask);
+                return Ok(());
+            }
             from_agent::Frame::Leave(_) => {
                 self.over = true;
                 return Ok(());

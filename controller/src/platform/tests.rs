@@ -64,7 +64,7 @@ async fn a_closure_that_fails_leaves_nothing() {
             })
             .await;
         assert!(failed.is_err());
-        assert_eq!(setting::fetch(&mut *db.read().await.expect("a connection"), "x").await.expect("reads"), None);
+        assert_eq!(setting::fetch(&mut db.read().await.expect("a connection"), "x").await.expect("reads"), None);
     }
 }
 
@@ -87,7 +87,7 @@ async fn concurrent_increments_are_all_counted() {
         for task in tasks {
             task.await.expect("no panic").expect("written");
         }
-        assert_eq!(events::head(&mut *db.read().await.expect("a connection")).await.expect("a head"), 40);
+        assert_eq!(events::head(&mut db.read().await.expect("a connection")).await.expect("a head"), 40);
     }
 }
 
@@ -140,7 +140,7 @@ async fn retention_drops_whole_sealed_ranges_and_the_chain_stays_whole() {
             events::seal(&db).await.expect("sealed");
         }
         assert_eq!(events::drop_old(&db, db.clock().now() + 1000).await.expect("dropped"), 3);
-        let found = events::verify(&mut *db.read().await.expect("a connection")).await.expect("verified");
+        let found = events::verify(&mut db.read().await.expect("a connection")).await.expect("verified");
         assert_eq!((found.checked, found.dropped, found.fault), (0, 3, None));
     }
 }

@@ -89,7 +89,7 @@ async fn apply_project(staging: &Staging, apply: Apply) -> Result<(Outcome, Vec<
 
 async fn apply_staging(staging: &Staging, apply: Apply) -> Result<(Outcome, Vec<Difference>)> {
     let spec: StagingSpec = from_value("spec", apply.spec)?;
-    let wanted = Settings::new(spec.tag.clone(), spec.overrides.clone()).map_err(|e| within_spec(e))?;
+    let wanted = Settings::new(spec.tag.clone(), spec.overrides.clone()).map_err(within_spec)?;
     let which = Which { project: &spec.project, name: &apply.name };
     let found = store::fetch_staging(&mut *staging.fleet.db.read().await?, which.project, which.name).await?;
     let Some(row) = found else {
