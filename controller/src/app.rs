@@ -207,6 +207,9 @@ impl Drop for Running {
         self.ends.people.cancel();
         self.ends.agents.cancel();
         self.ends.loops.cancel();
+        for line in self.fleet.registry.lines() {
+            line.kill.kill();
+        }
     }
 }
 
