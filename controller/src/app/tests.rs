@@ -1,7 +1,10 @@
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
 };
+
+use muster_pki::tls;
 
 use super::*;
 use crate::testing::{engines, fresh, fresh_url};
