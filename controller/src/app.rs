@@ -69,6 +69,8 @@ pub struct Running {
     /// The two ports.
     ports: Vec<JoinHandle<()>>,
     _guard: DropGuard,
+    /// Given back when the controller has ended.
+    _lock: std::fs::File,
 }
 
 /// What is stopped, in this order.
@@ -90,6 +92,8 @@ pub async fn open(config: &Config, clock: Clock) -> Result<Db> {
 /// Starts a controller. It is ready when this returns: both ports are bound, every loop has begun.
 pub async fn start(config: Config, clock: Clock) -> Result<Running> {
     config.check()?;
+    make_private_folder(&config.data_dir)?;
+    let lock = lock(&config.data_dir)?;
     let db = open(&config, clock).await?;
     let seal: Arc<SealKey> = seal_key(&config)?.into();
     let certificates = Certificates::open(db.clone(), seal.clone(), &config.trust_domain, config.lives).await?;
@@ -97,7 +101,7 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running> {
     let http_port = bind("http_listen", config.http_listen).await?;
     let (agents_addr, http_addr) = (local(&agents_port)?, local(&http_port)?);
 
-    let replica = id::fresh(db.clock().now());
+    let replica = replica_id(&config.data_dir, db.clock().now())?;
     let host = host_name();
     let scheme = if config.http_tls == HttpTls::Off { "http" } else { "https" };
     let api_url = if config.url.is_empty() { format!("{scheme}://{http_addr}") } else { config.url.clone() };
@@ -170,7 +174,18 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running> {
     let status = format!("{api_url}, agents at {agents_addr}");
     notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(&status)]);
     tracing::info!(api = api_url, agents = %agents_addr, "the controller is ready");
-    Ok(Running { api_url, http_addr, agents_addr, first_admin, fleet, db, ends, ports, _guard: guard.drop_guard() })
+    Ok(Running {
+        api_url,
+        http_addr,
+        agents_addr,
+        first_admin,
+        fleet,
+        db,
+        ends,
+        ports,
+        _guard: guard.drop_guard(),
+        _lock: lock,
+    })
 }
 
 // === impl Running ===
@@ -420,6 +435,31 @@ fn host_name() -> String {
 }
 
 /// Reads the key that seals; makes one in the data folder at the first start.
+/// One controller a data folder: held for as long as the file is.
+fn lock(data_dir: &Path) -> Result<std::fs::File> {
+    let path = data_dir.join("lock");
+    let file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+    let file = file.map_err(|e| Error::Conflict(format!("{} cannot be opened: {e}", path.display())))?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+        Error::Conflict(format!("another controller runs on {}; stop it, or name another data_dir", data_dir.display()))
+    })?;
+    Ok(file)
+}
+
+/// The name of this replica, the same after a restart: what the one before held, its leases and its agents' streams, is
+/// this one's at once.
+fn replica_id(data_dir: &Path, now: i64) -> Result<String> {
+    let path = data_dir.join("replica-id");
+    if let Ok(text) = std::fs::read_to_string(&path)
+        && !text.trim().is_empty()
+    {
+        return Ok(text.trim().to_owned());
+    }
+    let fresh = id::fresh(now);
+    write_private(&path, fresh.as_bytes())?;
+    Ok(fresh)
+}
+
 fn seal_key(config: &Config) -> Result<SealKey> {
     let path = &config.seal_key;
     let bytes = match std::fs::read(path) {
