@@ -120,8 +120,8 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running> {
     let ends = Ends::default();
     let guard = CancellationToken::new();
     let ops = Ops { fleet: fleet.clone(), loops: Arc::new(OnceLock::new()), stop: ends.people.clone() };
-    let Domain { routes, pages, nav, loops, jobs, manifests } = domains;
-    let surface = Surface { access: access.clone(), ops: ops.clone(), routes: routes.merge(pages), manifests };
+    let Domain { routes, pages, nav, cards, loops, jobs, manifests } = domains;
+    let surface = Surface { access: access.clone(), ops: ops.clone(), routes: routes.merge(pages), cards, manifests };
     let (router, health) = surface.router(Gate {
         db: db.clone(),
         seal,
@@ -129,7 +129,7 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running> {
         hosts: [config.hosts.clone(), vec![host.to_ascii_lowercase()]].concat(),
         secure: config.is_secure(),
         behind_proxy: config.behind_proxy,
-        nav: [navigation(), nav].concat(),
+        nav: navigation(nav),
         stop: ends.people.clone(),
     });
 
@@ -244,17 +244,21 @@ struct Surface {
     access: Access,
     ops: Ops,
     routes: Routes,
+    cards: Vec<web::home::Card>,
     manifests: Vec<web::ManifestKind>,
 }
 
-/// The entries of the navigation that no domain brings.
-fn navigation() -> Vec<NavItem> {
-    vec![
+/// The navigation: the fleet, what the domains bring, and the house itself.
+fn navigation(domains: Vec<NavItem>) -> Vec<NavItem> {
+    let fleet = vec![
         NavItem { label: "Fleet", href: "/fleet", role: Role::Viewer },
         NavItem { label: "Invitations", href: "/invitations", role: Role::Viewer },
+    ];
+    let house = vec![
         NavItem { label: "Events", href: "/events", role: Role::Viewer },
         NavItem { label: "Users", href: "/users", role: Role::Admin },
-    ]
+    ];
+    [fleet, domains, house].concat()
 }
 
 impl Surface {
@@ -283,7 +287,10 @@ impl Surface {
         let all = kit
             .merge(described)
             .merge(ops::routes(self.ops))
+            .merge(access::pages::routes(self.access.clone()))
             .merge(access::routes(self.access))
+            .merge(web::home::routes([vec![fleet::pages::card(fleet.clone())], self.cards].concat()))
+            .merge(fleet::pages::routes(fleet.clone()))
             .merge(fleet::api::routes(fleet))
             .merge(certificate::api::routes(pki))
             .merge(web::history::routes())
@@ -342,6 +349,7 @@ fn merge(domains: impl Iterator<Item = Domain>) -> Domain {
         all.routes = all.routes.merge(one.routes);
         all.pages = all.pages.merge(one.pages);
         all.nav.extend(one.nav);
+        all.cards.extend(one.cards);
         all.loops.extend(one.loops);
         all.jobs.extend(one.jobs);
         all.manifests.extend(one.manifests);

@@ -14,7 +14,7 @@ use crate::{
         reconcile::{self, Reconciler},
         wake::Activator,
     },
-    web::{ManifestKind, NavItem, Routes},
+    web::{ManifestKind, NavItem, Routes, home::Card},
 };
 
 /// What is there before the fleet is: enough to answer the agents' questions.
@@ -55,6 +55,8 @@ pub struct Domain {
     pub pages: Routes,
     /// Entries of the console's navigation.
     pub nav: Vec<NavItem>,
+    /// What the first page says of it.
+    pub cards: Vec<Card>,
     /// Background activities.
     pub loops: Vec<Loop>,
     /// Who runs which kind of job.

@@ -436,7 +436,7 @@ async fn owner(access: &Access, caller: &Caller, user: Option<String>) -> Result
     Ok(access.user(&name).await?.id)
 }
 
-fn session_info(row: SessionRow, caller: &Caller) -> SessionInfo {
+pub(super) fn session_info(row: SessionRow, caller: &Caller) -> SessionInfo {
     let is_current = matches!(&caller.via, Via::Session { id, .. } if *id == row.id);
     let SessionRow { id, user_agent, address, created_at, used_at, expires_at, .. } = row;
     SessionInfo { id, user_agent, address, created_at, used_at, expires_at, is_current }

@@ -6,6 +6,7 @@
 
 mod api;
 pub mod model;
+pub mod pages;
 mod password;
 mod service;
 mod store;

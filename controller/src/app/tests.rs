@@ -27,9 +27,9 @@ async fn routes() -> Routes {
     let around = Surroundings { replica: "r".into(), homes: vec![], url: String::new(), sample_seconds: 0 };
     let fleet = Fleet::new(db.clone(), certificates, around, BTreeMap::new());
     let context = Context { db: db.clone(), fleet: fleet.clone() };
-    let Domain { routes, pages, manifests, .. } = merge(DOMAINS.iter().map(|entry| (entry.open)(&context)));
+    let Domain { routes, pages, cards, manifests, .. } = merge(DOMAINS.iter().map(|entry| (entry.open)(&context)));
     let ops = Ops { fleet, loops: Arc::new(OnceLock::new()), stop: CancellationToken::new() };
-    let surface = Surface { access: Access::new(db), ops, routes: routes.merge(pages), manifests };
+    let surface = Surface { access: Access::new(db), ops, routes: routes.merge(pages), cards, manifests };
     surface.all(Arc::default()).0
 }
 
@@ -57,7 +57,7 @@ async fn every_route_stands_in_the_policy_table() {
     }
     let changes = table.iter().filter(|e| e.method != "GET" && e.who == "public");
     let open: Vec<_> = changes.map(|e| e.path.as_str()).filter(|p| !p.starts_with("/grpc.")).collect();
-    assert_eq!(open, ["/api/v1/login", "/theme"], "what anybody may change is named here one by one");
+    assert_eq!(open, ["/api/v1/login", "/login", "/theme"], "what anybody may change is named here one by one");
 }
 
 #[tokio::test]

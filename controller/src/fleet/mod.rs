@@ -17,6 +17,7 @@ pub mod line;
 pub mod listen;
 pub mod logs;
 pub mod model;
+pub mod pages;
 mod registry;
 pub mod service;
 mod session;

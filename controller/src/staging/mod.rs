@@ -6,8 +6,10 @@
 //! begun after the wrapper ended counts. It does not know what the wrappers do.
 
 pub mod api;
+mod form;
 mod manifests;
 pub mod model;
+mod pages;
 pub mod plan;
 mod reconcile;
 pub mod service;
@@ -17,7 +19,10 @@ mod wire;
 pub use reconcile::Reconcile;
 pub use service::Staging;
 
-use crate::domain::{Context, Domain, Entry, Loop};
+use crate::{
+    domain::{Context, Domain, Entry, Loop},
+    web::{NavItem, Role},
+};
 
 /// The domain's line in `app`.
 pub const ENTRY: Entry = Entry { name: "staging", asks: service::asks, open };
@@ -27,6 +32,9 @@ fn open(context: &Context) -> Domain {
     let reconcile = Reconcile { staging: staging.clone() };
     Domain {
         routes: api::routes(staging.clone()),
+        pages: pages::routes(staging.clone()),
+        nav: vec![NavItem { label: "Stagings", href: "/staging", role: Role::Viewer }],
+        cards: vec![pages::card(staging.clone())],
         loops: vec![Loop::new("staging", reconcile, context.db.wake().listen("staging"))],
         manifests: manifests::kinds(&staging),
         ..Domain::default()

@@ -171,6 +171,11 @@ pub struct Filter {
     pub after: (String, String),
 }
 
+/// How many stagings are in each status.
+pub async fn counts_by_status(conn: &mut Conn) -> Result<Vec<(String, i64)>> {
+    Ok(sqlx::query_as("select status, count(*) from staging_staging group by status").fetch_all(conn).await?)
+}
+
 pub async fn stagings(conn: &mut Conn, filter: &Filter, limit: i64) -> Result<Vec<StagingRow>> {
     let text = format!(
         "select {STAGING} from staging_staging where ($1 = '' or project = $1) and ($2 = '' or status = $2) \

@@ -79,15 +79,23 @@ impl Fields {
     /// Takes an error to its field. One that is not the typist's to mend is given back.
     pub fn refuse(&mut self, error: Error) -> Result<()> {
         match error {
-            Error::Invalid { field, message } if self.values.iter().any(|(n, _)| *n == field) => {
-                self.errors.insert(field, message);
+            Error::Invalid { field, message } => {
+                let place = self.place_of(&field).map(str::to_owned);
+                let text = if place.is_some() { message } else { format!("{field}: {message}") };
+                self.errors.insert(place.unwrap_or_default(), text);
             }
-            Error::Invalid { .. } | Error::Conflict(_) | Error::Stale | Error::Busy { .. } => {
+            Error::Conflict(_) | Error::Stale | Error::Busy { .. } => {
                 self.errors.insert(String::new(), error.to_string());
             }
             other => return Err(other),
         }
         Ok(())
+    }
+
+    /// The field that an error's path leads to: itself, or the one whose text holds it, as `labels` holds `labels.pool`.
+    fn place_of(&self, path: &str) -> Option<&str> {
+        let leads_to = |name: &&str| path.strip_prefix(name).is_some_and(|r| r.is_empty() || r.starts_with(['.', '[']));
+        self.values.iter().map(|(name, _)| name.as_str()).filter(leads_to).max_by_key(|name| name.len())
     }
 }
 

@@ -1,18 +1,19 @@
-//! The API of the history: list, follow, verify.
+//! The history for programs and for people: list, follow, verify, and a page.
 
+use askama::Template;
 use axum::{
     Json,
     response::{IntoResponse, Response},
 };
-use http::{HeaderMap, header};
+use http::{HeaderMap, Method, header};
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::routes;
 
-use super::{Caller, Page, Paging, Policy, Query, Routes, gate::At, live};
+use super::{Caller, Layout, Page, Paging, Policy, Query, Routes, gate::At, live, page};
 use crate::{
     error::{Error, Result},
-    platform::events::{self, Event, Filter, Verified},
+    platform::events::{self, Event, Filter, Source, Verified},
 };
 
 #[derive(Debug, Clone, Default, Deserialize, IntoParams)]
@@ -40,6 +41,7 @@ pub fn routes() -> Routes {
         .add(Policy::viewer(), routes!(list))
         .add(Policy::viewer(), routes!(stream))
         .add(Policy::viewer(), routes!(verify))
+        .page(Method::GET, "/events", Policy::viewer(), events_page)
 }
 
 /// Lists events, newest first; follows them with `Accept: text/event-stream`
@@ -56,15 +58,19 @@ async fn list(
     if wants.starts_with("text/event-stream") {
         return follow(at, caller, &headers, query).await;
     }
+    newest(&at, filter(query), &paging).await.map(|page| Json(page).into_response())
+}
+
+/// A page of events, newest first.
+async fn newest(at: &At, filter: Filter, paging: &Paging) -> Result<Page<Event>> {
     let before = match paging.after.as_str() {
         "" => None,
         text => {
             Some(text.parse().map_err(|_| Error::invalid("cursor", "give the `next` of the page before, as it was"))?)
         }
     };
-    let filter = Filter { before, ..filter(query) };
-    let found = events::list(&mut *at.0.db.read().await?, &filter, paging.rows()).await?;
-    Ok(Json(paging.page(found, |event| event.seq.to_string())).into_response())
+    let found = events::list(&mut *at.0.db.read().await?, &Filter { before, ..filter }, paging.rows()).await?;
+    Ok(paging.page(found, |event| event.seq.to_string()))
 }
 
 /// Follows events as they are committed; `Last-Event-ID` resumes
@@ -91,4 +97,58 @@ async fn follow(at: At, caller: Caller, headers: &HeaderMap, query: EventQuery) 
 fn filter(query: EventQuery) -> Filter {
     let EventQuery { subject, kind, actor, after, .. } = query;
     Filter { subject, kind, actor, after, before: None }
+}
+
+// === the page ===
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct PageQuery {
+    subject: String,
+    kind: String,
+    actor: String,
+    cursor: String,
+}
+
+#[derive(Template)]
+#[template(path = "web/templates/events.html")]
+struct EventsPage {
+    layout: Layout,
+    query: PageQuery,
+    page: Page<Event>,
+}
+
+impl PageQuery {
+    fn is_narrow(&self) -> bool {
+        [&self.subject, &self.kind, &self.actor].iter().any(|text| !text.is_empty())
+    }
+}
+
+impl Event {
+    /// Through what the change came; nothing where the actor says it already.
+    pub(crate) fn via(&self) -> &'static str {
+        match self.source {
+            Source::Cli => "by command",
+            Source::Console => "in the console",
+            Source::Api => "by API",
+            Source::Agent | Source::Controller => "",
+        }
+    }
+
+    /// A value for people to read.
+    pub(crate) fn pretty(&self, value: &serde_json::Value) -> String {
+        serde_json::to_string_pretty(value).unwrap_or_default()
+    }
+}
+
+async fn events_page(at: At, layout: Layout, paging: Paging, Query(query): Query<PageQuery>) -> Result<Response> {
+    let given = |text: &str| Some(text.trim().to_owned()).filter(|t| !t.is_empty());
+    let filter = Filter {
+        subject: given(&query.subject),
+        kind: given(&query.kind),
+        actor: given(&query.actor),
+        ..Filter::default()
+    };
+    let page = newest(&at, filter, &paging).await?;
+    page::render(&EventsPage { layout: layout.title("Events"), query, page })
 }

@@ -10,6 +10,7 @@ pub mod etag;
 pub mod form;
 pub mod gate;
 pub mod history;
+pub mod home;
 pub mod idempotency;
 pub mod live;
 pub mod manifest;
@@ -18,7 +19,9 @@ pub mod paging;
 pub mod policy;
 pub mod problem;
 pub mod routes;
+pub mod screen;
 pub mod serve;
+pub mod view;
 
 pub use body::{Body, Query};
 pub use form::Fields;

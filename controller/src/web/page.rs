@@ -19,6 +19,7 @@ use super::{
     gate::{Caller, Gate, cookie},
     policy::Role,
     problem,
+    view::When,
 };
 use crate::error::{Error, Problem, Result};
 
@@ -46,6 +47,8 @@ pub struct Layout {
     pub theme: &'static str,
     /// Path of the page.
     pub path: String,
+    /// When it is looked at, milliseconds since the Unix epoch.
+    pub now: i64,
     nav: Arc<[NavItem]>,
 }
 
@@ -77,6 +80,7 @@ impl Layout {
             flash: flash.and_then(|v| serde_json::from_slice(&v).ok()),
             theme: ["light", "dark"].into_iter().find(|t| *t == theme).unwrap_or("auto"),
             path: parts.uri.path().into(),
+            now: gate.db.clock().now(),
             nav: gate.nav.clone().into(),
         }
     }
@@ -107,6 +111,11 @@ impl Layout {
     pub fn may(&self, role: &str) -> bool {
         let role = Role::from_word(role);
         self.user.as_ref().is_some_and(|c| role.is_some_and(|r| c.role >= r))
+    }
+
+    /// A moment, milliseconds since the Unix epoch, as this page says it.
+    pub fn when(&self, at: &i64) -> When {
+        When { at: *at, now: self.now }
     }
 
     /// URL of the stylesheet.

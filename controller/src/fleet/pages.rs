@@ -1,0 +1,497 @@
+//! The pages of the fleet: agents, one agent, invitations.
+
+use std::sync::Arc;
+
+use askama::Template;
+use axum::{
+    extract::{Path, State},
+    response::Response,
+};
+use http::Method;
+use serde::Deserialize;
+
+use super::{
+    Fleet,
+    api::{Agent, AgentDetail, Holding, Invitation, InvitationState, SampleInfo, Summary},
+    model::{AgentId, Class, InvitationId, Liveness, Phase, State as Stands, parse_labels},
+    service::{NewInvitation, Removal},
+    store::{self, AgentFilter},
+};
+use crate::{
+    certificate::{self, LeafRow},
+    error::{Error, Result},
+    platform::events::{self, Event, Filter},
+    web::{
+        Caller, Fields, Layout, Page, Paging, Policy, Query, Role, Routes,
+        home::{Card, Figure, First, Glance},
+        page::{redirect, redirect_refused, render, render_refused},
+        screen::{Confirm, Secret},
+        view::{Chip, Tone, bytes},
+    },
+};
+
+const HOUR: i64 = 3_600_000;
+
+/// Events on an agent's page.
+const EVENTS: i64 = 20;
+
+/// Certificates on an agent's page.
+const LEAVES: i64 = 5;
+
+/// Size of a chart, in its own units.
+const CHART: (f64, f64) = (240.0, 48.0);
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct AgentQuery {
+    class: String,
+    liveness: String,
+    label: String,
+    search: String,
+    cursor: String,
+}
+
+/// A class, and how many of its agents are in each liveness.
+#[derive(Debug, PartialEq, Eq)]
+struct ClassRow {
+    class: Class,
+    online: i64,
+    stale: i64,
+    offline: i64,
+    never: i64,
+}
+
+#[derive(Template)]
+#[template(path = "fleet/templates/fleet.html")]
+struct FleetPage {
+    layout: Layout,
+    rows: Vec<ClassRow>,
+    summary: Summary,
+    agents: Page<Agent>,
+    query: AgentQuery,
+}
+
+/// What one measure did of late.
+#[derive(Debug, PartialEq)]
+struct Chart {
+    label: &'static str,
+    latest: String,
+    points: String,
+}
+
+#[derive(Template)]
+#[template(path = "fleet/templates/agent.html")]
+struct AgentPage {
+    layout: Layout,
+    agent: Agent,
+    detail: AgentDetail,
+    charts: Vec<Chart>,
+    leaves: Vec<LeafRow>,
+    events: Vec<Event>,
+    fields: Fields,
+}
+
+#[derive(Template)]
+#[template(path = "fleet/templates/invitations.html")]
+struct InvitationsPage {
+    layout: Layout,
+    invitations: Page<Invitation>,
+    fields: Fields,
+}
+
+/// The pages of the fleet.
+pub fn routes(fleet: Fleet) -> Routes {
+    let (get, post) = (Method::GET, Method::POST);
+    Routes::new()
+        .page(get.clone(), "/fleet", Policy::viewer(), fleet_page)
+        .page(get.clone(), "/fleet/agents/{id}", Policy::viewer(), agent)
+        .page(post.clone(), "/fleet/agents/{id}", Policy::operator(), change_agent)
+        .page(get.clone(), "/fleet/agents/{id}/revoke", Policy::admin(), ask_revoke)
+        .page(post.clone(), "/fleet/agents/{id}/revoke", Policy::admin(), revoke_agent)
+        .page(get.clone(), "/fleet/agents/{id}/remove", Policy::admin(), ask_remove)
+        .page(post.clone(), "/fleet/agents/{id}/remove", Policy::admin(), remove_agent)
+        .page(get.clone(), "/invitations", Policy::viewer(), invitations)
+        .page(post.clone(), "/invitations", Policy::operator(), invite)
+        .page(get, "/invitations/{id}/revoke", Policy::operator(), ask_revoke_invitation)
+        .page(post, "/invitations/{id}/revoke", Policy::operator(), revoke_invitation)
+        .with_state(fleet)
+}
+
+/// What the fleet says on the first page.
+pub fn card(fleet: Fleet) -> Card {
+    let look = move || {
+        let fleet = fleet.clone();
+        Box::pin(async move { fleet.summary().await.map(|summary| glance(&summary)) }) as _
+    };
+    Card { title: "Fleet", href: "/fleet", look: Arc::new(look) }
+}
+
+fn glance(summary: &Summary) -> Glance {
+    let of = |wanted: &[Liveness]| {
+        summary.counts.iter().filter(|c| wanted.contains(&c.liveness)).map(|c| c.count).sum::<i64>()
+    };
+    let figures = vec![
+        Figure { count: summary.online, label: "online", tone: Tone::Good },
+        Figure { count: of(&[Liveness::Stale]), label: "stale", tone: Tone::Warn },
+        Figure { count: of(&[Liveness::Offline]), label: "offline", tone: Tone::Bad },
+        Figure { count: of(&[Liveness::Never]), label: "never seen", tone: Tone::Quiet },
+    ];
+    let first = First {
+        text: "Invite a host: make an invitation, and paste its command on the host that is to join.",
+        action: "Make an invitation",
+        href: "/invitations",
+        role: Role::Operator,
+    };
+    Glance { figures, first: (summary.agents == 0).then_some(first) }
+}
+
+// === what things look like ===
+
+impl Liveness {
+    /// As a chip.
+    pub(crate) fn chip(self) -> Chip {
+        let tone = match self {
+            Self::Online => Tone::Good,
+            Self::Stale => Tone::Warn,
+            Self::Offline => Tone::Bad,
+            Self::Never => Tone::Quiet,
+        };
+        Chip { word: self.word(), tone }
+    }
+}
+
+impl Agent {
+    /// Where it stands.
+    fn chip(&self) -> Chip {
+        if self.is_revoked { Chip { word: "revoked", tone: Tone::Bad } } else { self.liveness.chip() }
+    }
+
+    /// Its labels as people type them.
+    fn labels_text(&self) -> String {
+        let pairs: Vec<_> = self.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        pairs.join(", ")
+    }
+}
+
+impl Invitation {
+    fn chip(&self) -> Chip {
+        match self.state {
+            InvitationState::Open => Chip { word: "open", tone: Tone::Good },
+            InvitationState::UsedUp => Chip { word: "used_up", tone: Tone::Quiet },
+            InvitationState::Expired => Chip { word: "expired", tone: Tone::Warn },
+            InvitationState::Revoked => Chip { word: "revoked", tone: Tone::Bad },
+        }
+    }
+}
+
+impl Holding {
+    /// Where it stands between home and the agent.
+    fn chip(&self) -> Chip {
+        let tone = match self.state {
+            _ if self.refusal.is_some() => return Chip { word: "refused", tone: Tone::Bad },
+            Stands::Accepted => Tone::Good,
+            Stands::Finished => Tone::Quiet,
+            Stands::Queued | Stands::Offered | Stands::Running => Tone::Busy,
+        };
+        Chip { word: self.state.word(), tone }
+    }
+
+    /// What the agent said last.
+    fn phase(&self) -> Option<Chip> {
+        let phase = self.report.as_ref()?.phase;
+        let tone = match phase {
+            Phase::Applied | Phase::Succeeded => Tone::Good,
+            Phase::Waiting | Phase::Working => Tone::Busy,
+            Phase::Failed | Phase::Lost => Tone::Bad,
+            Phase::Interrupted | Phase::Late => Tone::Warn,
+            Phase::Gone | Phase::Cancelled => Tone::Quiet,
+        };
+        Some(Chip { word: phase.word(), tone })
+    }
+}
+
+impl LeafRow {
+    /// Where it stands at a moment.
+    fn chip(&self, now: &i64) -> Chip {
+        match self {
+            Self { revoked_at: Some(_), .. } => Chip { word: "revoked", tone: Tone::Bad },
+            Self { superseded_at: Some(_), .. } => Chip { word: "superseded", tone: Tone::Quiet },
+            leaf if *now >= leaf.not_after => Chip { word: "expired", tone: Tone::Warn },
+            Self { used_at: None, .. } => Chip { word: "not used yet", tone: Tone::Busy },
+            _ => Chip { word: "in use", tone: Tone::Good },
+        }
+    }
+}
+
+impl AgentQuery {
+    fn is_narrow(&self) -> bool {
+        [&self.class, &self.liveness, &self.label, &self.search].iter().any(|text| !text.is_empty())
+    }
+}
+
+impl AgentDetail {
+    fn memory(&self) -> String {
+        bytes(self.facts.memory_bytes)
+    }
+}
+
+/// Counts by class, in the order of the classes.
+fn class_rows(summary: &Summary) -> Vec<ClassRow> {
+    let of = |class: Class, liveness: Liveness| {
+        summary.counts.iter().filter(|c| c.class == class && c.liveness == liveness).map(|c| c.count).sum()
+    };
+    let row = |class: Class| ClassRow {
+        class,
+        online: of(class, Liveness::Online),
+        stale: of(class, Liveness::Stale),
+        offline: of(class, Liveness::Offline),
+        never: of(class, Liveness::Never),
+    };
+    Class::ALL.map(row).into_iter().filter(|r| r.online + r.stale + r.offline + r.never > 0).collect()
+}
+
+/// The charts of an agent's samples, oldest first; none while there are too few to draw.
+fn charts(samples: &[SampleInfo]) -> Vec<Chart> {
+    let Some(last) = samples.last().filter(|_| samples.len() > 1) else { return Vec::new() };
+    let share = |used: u64, total: u64| if total == 0 { 0.0 } else { used as f64 / total as f64 };
+    let rate = |pair: &[SampleInfo], of: fn(&SampleInfo) -> u64| {
+        let seconds = (pair[1].at - pair[0].at).max(1) as f64 / 1000.0;
+        // A counter that went back was reset by a boot.
+        of(&pair[1]).saturating_sub(of(&pair[0])) as f64 / seconds
+    };
+    let each = |of: &dyn Fn(&SampleInfo) -> f64| samples.iter().map(of).collect::<Vec<_>>();
+    let rates = |of: fn(&SampleInfo) -> u64| samples.windows(2).map(|p| rate(p, of)).collect::<Vec<_>>();
+    let (received, sent) = (rates(|s| s.network_received_bytes), rates(|s| s.network_sent_bytes));
+    let per_second = |rates: &[f64]| format!("{}/s", bytes(rates.last().copied().unwrap_or_default() as u64));
+    let of = |used: u64, total: u64| format!("{} of {}", bytes(used), bytes(total));
+    let chart = |label, latest, values: Vec<f64>, top| Chart { label, latest, points: points(&values, top) };
+    vec![
+        chart("Processor", format!("{:.0} %", last.cpu * 100.0), each(&|s| s.cpu), 1.0),
+        chart(
+            "Memory",
+            of(last.memory_used_bytes, last.memory_total_bytes),
+            each(&|s| share(s.memory_used_bytes, s.memory_total_bytes)),
+            1.0,
+        ),
+        chart(
+            "Disk",
+            of(last.disk_used_bytes, last.disk_total_bytes),
+            each(&|s| share(s.disk_used_bytes, s.disk_total_bytes)),
+            1.0,
+        ),
+        chart("Load", format!("{:.2}", last.load1), each(&|s| s.load1), 0.0),
+        chart("Received", per_second(&received), received, 0.0),
+        chart("Sent", per_second(&sent), sent, 0.0),
+        chart("The agent itself", bytes(last.agent_rss_bytes), each(&|s| s.agent_rss_bytes as f64), 0.0),
+    ]
+}
+
+/// The points of a line, from left to right. `top` is what the upper edge stands for; 0: the largest value.
+fn points(values: &[f64], top: f64) -> String {
+    let largest = values.iter().copied().fold(0.0, f64::max);
+    let top = if top > 0.0 { top } else { largest.max(f64::MIN_POSITIVE) };
+    let step = CHART.0 / (values.len().max(2) - 1) as f64;
+    let point = |(n, value): (usize, &f64)| {
+        let height = (value / top).clamp(0.0, 1.0) * (CHART.1 - 4.0);
+        format!("{:.1},{:.1}", n as f64 * step, CHART.1 - 2.0 - height)
+    };
+    values.iter().enumerate().map(point).collect::<Vec<_>>().join(" ")
+}
+
+// === agents ===
+
+async fn fleet_page(
+    State(fleet): State<Fleet>,
+    layout: Layout,
+    paging: Paging,
+    Query(query): Query<AgentQuery>,
+) -> Result<Response> {
+    let filter = AgentFilter {
+        class: query.class.clone(),
+        liveness: query.liveness.clone(),
+        labels: parse_labels("label", &query.label)?,
+        search: query.search.trim().to_owned(),
+        after: paging.after.clone(),
+    };
+    let found = fleet.list_agents(&filter, paging.rows()).await?;
+    let summary = fleet.summary().await?;
+    let (rows, agents) = (class_rows(&summary), paging.page(found, |a| a.id.clone()));
+    render(&FleetPage { layout: layout.title("Fleet"), rows, summary, agents, query })
+}
+
+async fn agent(State(fleet): State<Fleet>, layout: Layout, Path(id): Path<String>) -> Result<Response> {
+    render(&agent_page(&fleet, layout, &AgentId(id), None).await?)
+}
+
+async fn agent_page(fleet: &Fleet, layout: Layout, id: &AgentId, typed: Option<Fields>) -> Result<AgentPage> {
+    let detail = fleet.agent_detail(id).await?;
+    let mut conn = fleet.db.read().await?;
+    let subject = format!("agent/{id}");
+    let leaves = certificate::leaves(&mut conn, &subject, LEAVES).await?;
+    let filter = Filter { subject: Some(subject), ..Filter::default() };
+    let events = events::list(&mut conn, &filter, EVENTS).await?;
+    let agent = detail.agent.clone();
+    let fields = typed.unwrap_or_else(|| {
+        Fields::filled([("name", agent.name.clone()), ("labels", agent.labels_text())])
+    });
+    let (layout, charts) = (layout.title(&agent.name), charts(&fleet.sample_infos(id)));
+    Ok(AgentPage { layout, agent, detail, charts, leaves, events, fields })
+}
+
+async fn change_agent(
+    State(fleet): State<Fleet>,
+    caller: Caller,
+    layout: Layout,
+    Path(id): Path<String>,
+    mut fields: Fields,
+) -> Result<Response> {
+    let id = AgentId(id);
+    let changed = async {
+        let (labels, version) = (fields.pairs("labels")?, fields.number("version")?);
+        fleet.relabel(&caller.actor, &id, fields.text("name"), &labels, Some(version)).await
+    };
+    match changed.await {
+        Ok(_) => Ok(redirect(&format!("/fleet/agents/{id}"), "Saved.")),
+        Err(error) => {
+            fields.refuse(error)?;
+            render_refused(&agent_page(&fleet, layout, &id, Some(fields)).await?)
+        }
+    }
+}
+
+async fn name_of(fleet: &Fleet, id: &AgentId) -> Result<String> {
+    Ok(fleet.agent(&mut *fleet.db.read().await?, id).await?.name)
+}
+
+fn revoke_screen(layout: Layout, id: &AgentId, name: &str) -> Confirm {
+    let question = format!(
+        "{name} loses its identity: its stream is cut at once, its certificates are revoked and its open work ends as lost. \
+         It comes back only by an invitation made for it."
+    );
+    let screen = Confirm::new(layout.title("Revoke the agent?"), question, "Revoke agent", format!("/fleet/agents/{id}"));
+    Confirm { reason: Some(("reason", "Why")), ..screen }
+}
+
+async fn ask_revoke(State(fleet): State<Fleet>, layout: Layout, Path(id): Path<String>) -> Result<Response> {
+    let id = AgentId(id);
+    let name = name_of(&fleet, &id).await?;
+    revoke_screen(layout, &id, &name).render()
+}
+
+async fn revoke_agent(
+    State(fleet): State<Fleet>,
+    caller: Caller,
+    layout: Layout,
+    Path(id): Path<String>,
+    fields: Fields,
+) -> Result<Response> {
+    let id = AgentId(id);
+    let name = name_of(&fleet, &id).await?;
+    let revoked = match fields.text("reason") {
+        "" => Err(Error::invalid("reason", "say why, in 1 to 1000 characters")),
+        reason => fleet.revoke_agent(&caller.actor, &id, reason).await,
+    };
+    match revoked {
+        Ok(()) => Ok(redirect(&format!("/fleet/agents/{id}"), format!("{name} is revoked."))),
+        Err(error) => revoke_screen(layout, &id, &name).refused(fields, error),
+    }
+}
+
+fn remove_screen(layout: Layout, id: &AgentId, name: &str) -> Confirm {
+    let question = format!("{name} and everything about it is removed. What it did stays in the history.");
+    let screen = Confirm::new(layout.title("Remove the agent?"), question, "Remove agent", format!("/fleet/agents/{id}"));
+    Confirm { tick: Some(("force", "Even if it still holds assignments")), ..screen }
+}
+
+async fn ask_remove(State(fleet): State<Fleet>, layout: Layout, Path(id): Path<String>) -> Result<Response> {
+    let id = AgentId(id);
+    let name = name_of(&fleet, &id).await?;
+    remove_screen(layout, &id, &name).render()
+}
+
+async fn remove_agent(
+    State(fleet): State<Fleet>,
+    caller: Caller,
+    layout: Layout,
+    Path(id): Path<String>,
+    fields: Fields,
+) -> Result<Response> {
+    let id = AgentId(id);
+    let name = name_of(&fleet, &id).await?;
+    match fleet.remove_agent(&caller.actor, &Removal { agent: id.clone(), force: fields.is_on("force") }).await {
+        Ok(()) => Ok(redirect("/fleet", format!("{name} is removed."))),
+        Err(error) => remove_screen(layout, &id, &name).refused(fields, error),
+    }
+}
+
+// === invitations ===
+
+async fn invitations(State(fleet): State<Fleet>, layout: Layout, paging: Paging) -> Result<Response> {
+    let fields = Fields::filled([("max_uses", "1".into()), ("hours", "24".into())]);
+    render(&invitations_page(&fleet, layout, &paging, fields).await?)
+}
+
+async fn invitations_page(fleet: &Fleet, layout: Layout, paging: &Paging, fields: Fields) -> Result<InvitationsPage> {
+    let found = fleet.list_invitations(&paging.after, paging.rows()).await?;
+    let invitations = paging.page(found, |i| i.id.clone());
+    Ok(InvitationsPage { layout: layout.title("Invitations"), invitations, fields })
+}
+
+async fn invite(
+    State(fleet): State<Fleet>,
+    caller: Caller,
+    layout: Layout,
+    paging: Paging,
+    mut fields: Fields,
+) -> Result<Response> {
+    let made = async {
+        let new = NewInvitation {
+            name: fields.text("name").into(),
+            class: Class::parse(fields.text("class"))?,
+            labels: fields.pairs("labels")?,
+            max_uses: fields.number("max_uses")?,
+            life: fields.number("hours")?.saturating_mul(HOUR),
+            for_agent: Some(fields.text("for_agent")).filter(|id| !id.is_empty()).map(|id| AgentId(id.into())),
+        };
+        fleet.invite(&caller.actor, &new).await.map_err(|error| match error {
+            Error::Invalid { field, message } if field == "expires_in_seconds" => Error::invalid("hours", message),
+            Error::NotFound { what: "agent", name } => Error::invalid("for_agent", format!("there is no agent {name:?}")),
+            other => other,
+        })
+    };
+    match made.await {
+        Ok((row, token)) => render(&Secret {
+            layout: layout.title(format!("Invitation {}", row.name)),
+            label: "Token",
+            text: "This token is shown this once. It lets a host join; keep it as you would a password.".into(),
+            commands: vec![
+                ("On the host that is to join", format!("muster-agent enroll <<'TOKEN'\n{token}\nTOKEN")),
+                ("Then", "muster-agent run".into()),
+            ],
+            secret: token,
+            back: "/invitations",
+        }),
+        Err(error) => {
+            fields.refuse(error)?;
+            render_refused(&invitations_page(&fleet, layout, &paging, fields).await?)
+        }
+    }
+}
+
+async fn ask_revoke_invitation(State(fleet): State<Fleet>, layout: Layout, Path(id): Path<String>) -> Result<Response> {
+    revoke_invitation_screen(&fleet, layout, &InvitationId(id)).await?.render()
+}
+
+async fn revoke_invitation_screen(fleet: &Fleet, layout: Layout, id: &InvitationId) -> Result<Confirm> {
+    let row = store::fetch_invitation(&mut *fleet.db.read().await?, id).await?;
+    let row = row.ok_or_else(|| Error::not_found("invitation", &id.0))?;
+    let question = format!("Nobody else can join by {}. Those who joined by it stay.", row.name);
+    Ok(Confirm::new(layout.title("Revoke the invitation?"), question, "Revoke invitation", "/invitations"))
+}
+
+async fn revoke_invitation(State(fleet): State<Fleet>, caller: Caller, Path(id): Path<String>) -> Result<Response> {
+    match fleet.revoke_invitation(&caller.actor, &InvitationId(id)).await {
+        Ok(()) => Ok(redirect("/invitations", "The invitation is revoked.")),
+        Err(error) => redirect_refused("/invitations", error),
+    }
+}
