@@ -4,3 +4,4 @@ mod crash;
 mod enrolment;
 mod session;
 mod staging;
+mod tidy;
