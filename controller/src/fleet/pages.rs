@@ -331,9 +331,8 @@ async fn agent_page(fleet: &Fleet, layout: Layout, id: &AgentId, typed: Option<F
     let filter = Filter { subject: Some(subject), ..Filter::default() };
     let events = events::list(&mut conn, &filter, EVENTS).await?;
     let agent = detail.agent.clone();
-    let fields = typed.unwrap_or_else(|| {
-        Fields::filled([("name", agent.name.clone()), ("labels", agent.labels_text())])
-    });
+    let fields =
+        typed.unwrap_or_else(|| Fields::filled([("name", agent.name.clone()), ("labels", agent.labels_text())]));
     let (layout, charts) = (layout.title(&agent.name), charts(&fleet.sample_infos(id)));
     Ok(AgentPage { layout, agent, detail, charts, leaves, events, fields })
 }
@@ -368,7 +367,8 @@ fn revoke_screen(layout: Layout, id: &AgentId, name: &str) -> Confirm {
         "{name} loses its identity: its stream is cut at once, its certificates are revoked and its open work ends as lost. \
          It comes back only by an invitation made for it."
     );
-    let screen = Confirm::new(layout.title("Revoke the agent?"), question, "Revoke agent", format!("/fleet/agents/{id}"));
+    let screen =
+        Confirm::new(layout.title("Revoke the agent?"), question, "Revoke agent", format!("/fleet/agents/{id}"));
     Confirm { reason: Some(("reason", "Why")), ..screen }
 }
 
@@ -399,7 +399,8 @@ async fn revoke_agent(
 
 fn remove_screen(layout: Layout, id: &AgentId, name: &str) -> Confirm {
     let question = format!("{name} and everything about it is removed. What it did stays in the history.");
-    let screen = Confirm::new(layout.title("Remove the agent?"), question, "Remove agent", format!("/fleet/agents/{id}"));
+    let screen =
+        Confirm::new(layout.title("Remove the agent?"), question, "Remove agent", format!("/fleet/agents/{id}"));
     Confirm { tick: Some(("force", "Even if it still holds assignments")), ..screen }
 }
 
@@ -455,7 +456,9 @@ async fn invite(
         };
         fleet.invite(&caller.actor, &new).await.map_err(|error| match error {
             Error::Invalid { field, message } if field == "expires_in_seconds" => Error::invalid("hours", message),
-            Error::NotFound { what: "agent", name } => Error::invalid("for_agent", format!("there is no agent {name:?}")),
+            Error::NotFound { what: "agent", name } => {
+                Error::invalid("for_agent", format!("there is no agent {name:?}"))
+            }
             other => other,
         })
     };
