@@ -62,6 +62,11 @@ impl Browser {
 
     /// One command of the protocol.
     fn call(&mut self, method: &str, params: Value) -> Value {
+        self.try_call(method, params).unwrap_or_else(|error| panic!("{method}: {error}"))
+    }
+
+    /// One command of the protocol, which may come too late for the page there was.
+    fn try_call(&mut self, method: &str, params: Value) -> Result<Value, Value> {
         self.sent += 1;
         let mut command = json!({"id": self.sent, "method": method, "params": params});
         if !self.session.is_empty() {
@@ -73,8 +78,11 @@ impl Browser {
             let Ok(text) = message.to_text() else { continue };
             let answer: Value = serde_json::from_str(text).unwrap_or_default();
             if answer["id"] == self.sent {
-                assert!(answer["error"].is_null(), "{method}: {}", answer["error"]);
-                return answer["result"].clone();
+                return if answer["error"].is_null() {
+                    Ok(answer["result"].clone())
+                } else {
+                    Err(answer["error"].clone())
+                };
             }
         }
     }
@@ -104,15 +112,20 @@ impl Browser {
         wait("the page is there", || (self.eval("document.readyState") == "complete").then_some(()));
     }
 
-    /// What an expression gives, in the page's own world: also where its scripts are off.
+    /// What an expression gives, in the page's own world: also where its scripts are off. Asked again when the page gives
+    /// way to another meanwhile.
     pub fn eval(&mut self, expression: &str) -> Value {
-        let tree = self.call("Page.getFrameTree", json!({}));
+        wait(&format!("{expression} is told"), || self.try_eval(expression).ok())
+    }
+
+    fn try_eval(&mut self, expression: &str) -> Result<Value, Value> {
+        let tree = self.try_call("Page.getFrameTree", json!({}))?;
         let frame = tree["frameTree"]["frame"]["id"].clone();
-        let world = self.call("Page.createIsolatedWorld", json!({"frameId": frame, "worldName": "test"}));
+        let world = self.try_call("Page.createIsolatedWorld", json!({"frameId": frame, "worldName": "test"}))?;
         let asked = json!({
             "expression": expression, "contextId": world["executionContextId"], "returnByValue": true, "awaitPromise": true,
         });
-        self.call("Runtime.evaluate", asked)["result"]["value"].clone()
+        Ok(self.try_call("Runtime.evaluate", asked)?["result"]["value"].clone())
     }
 
     /// Whether an element is there.
