@@ -347,7 +347,8 @@ async fn ask_reset(State(access): State<Access>, layout: Layout, Path(name): Pat
 }
 
 fn reset_screen(layout: Layout, name: &str) -> Confirm {
-    let question = format!("{name} gets a one-time password. The password there is, every session and every token end.");
+    let question =
+        format!("{name} gets a one-time password. The password there is, every session and every token end.");
     Confirm::new(layout.title("Reset the password?"), question, "Reset password", format!("{USERS}/{name}"))
 }
 

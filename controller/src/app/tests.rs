@@ -1,3 +1,5 @@
+mod pages;
+
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},

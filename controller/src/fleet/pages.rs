@@ -73,7 +73,7 @@ struct FleetPage {
 
 /// What one measure did of late.
 #[derive(Debug, PartialEq)]
-struct Chart {
+pub(super) struct Chart {
     label: &'static str,
     latest: String,
     points: String,
@@ -174,6 +174,10 @@ impl Agent {
 }
 
 impl Invitation {
+    fn is_open(&self) -> bool {
+        self.state == InvitationState::Open
+    }
+
     fn chip(&self) -> Chip {
         match self.state {
             InvitationState::Open => Chip { word: "open", tone: Tone::Good },
@@ -251,7 +255,7 @@ fn class_rows(summary: &Summary) -> Vec<ClassRow> {
 }
 
 /// The charts of an agent's samples, oldest first; none while there are too few to draw.
-fn charts(samples: &[SampleInfo]) -> Vec<Chart> {
+pub(super) fn charts(samples: &[SampleInfo]) -> Vec<Chart> {
     let Some(last) = samples.last().filter(|_| samples.len() > 1) else { return Vec::new() };
     let share = |used: u64, total: u64| if total == 0 { 0.0 } else { used as f64 / total as f64 };
     let rate = |pair: &[SampleInfo], of: fn(&SampleInfo) -> u64| {
@@ -287,7 +291,7 @@ fn charts(samples: &[SampleInfo]) -> Vec<Chart> {
 }
 
 /// The points of a line, from left to right. `top` is what the upper edge stands for; 0: the largest value.
-fn points(values: &[f64], top: f64) -> String {
+pub(super) fn points(values: &[f64], top: f64) -> String {
     let largest = values.iter().copied().fold(0.0, f64::max);
     let top = if top > 0.0 { top } else { largest.max(f64::MIN_POSITIVE) };
     let step = CHART.0 / (values.len().max(2) - 1) as f64;
@@ -331,9 +335,8 @@ async fn agent_page(fleet: &Fleet, layout: Layout, id: &AgentId, typed: Option<F
     let filter = Filter { subject: Some(subject), ..Filter::default() };
     let events = events::list(&mut conn, &filter, EVENTS).await?;
     let agent = detail.agent.clone();
-    let fields = typed.unwrap_or_else(|| {
-        Fields::filled([("name", agent.name.clone()), ("labels", agent.labels_text())])
-    });
+    let fields =
+        typed.unwrap_or_else(|| Fields::filled([("name", agent.name.clone()), ("labels", agent.labels_text())]));
     let (layout, charts) = (layout.title(&agent.name), charts(&fleet.sample_infos(id)));
     Ok(AgentPage { layout, agent, detail, charts, leaves, events, fields })
 }
@@ -368,7 +371,8 @@ fn revoke_screen(layout: Layout, id: &AgentId, name: &str) -> Confirm {
         "{name} loses its identity: its stream is cut at once, its certificates are revoked and its open work ends as lost. \
          It comes back only by an invitation made for it."
     );
-    let screen = Confirm::new(layout.title("Revoke the agent?"), question, "Revoke agent", format!("/fleet/agents/{id}"));
+    let screen =
+        Confirm::new(layout.title("Revoke the agent?"), question, "Revoke agent", format!("/fleet/agents/{id}"));
     Confirm { reason: Some(("reason", "Why")), ..screen }
 }
 
@@ -399,7 +403,8 @@ async fn revoke_agent(
 
 fn remove_screen(layout: Layout, id: &AgentId, name: &str) -> Confirm {
     let question = format!("{name} and everything about it is removed. What it did stays in the history.");
-    let screen = Confirm::new(layout.title("Remove the agent?"), question, "Remove agent", format!("/fleet/agents/{id}"));
+    let screen =
+        Confirm::new(layout.title("Remove the agent?"), question, "Remove agent", format!("/fleet/agents/{id}"));
     Confirm { tick: Some(("force", "Even if it still holds assignments")), ..screen }
 }
 
@@ -455,7 +460,9 @@ async fn invite(
         };
         fleet.invite(&caller.actor, &new).await.map_err(|error| match error {
             Error::Invalid { field, message } if field == "expires_in_seconds" => Error::invalid("hours", message),
-            Error::NotFound { what: "agent", name } => Error::invalid("for_agent", format!("there is no agent {name:?}")),
+            Error::NotFound { what: "agent", name } => {
+                Error::invalid("for_agent", format!("there is no agent {name:?}"))
+            }
             other => other,
         })
     };

@@ -152,7 +152,9 @@ fn read(fields: &Fields, before: &MaskedSettings) -> Result<(Typed, Vec<Override
         stay.push(OverrideKey { level, key: key.clone() });
         match (value.is_empty(), secret, was_secret) {
             (true, true, true) => {}
-            (true, false, true) => return Err(Error::invalid(at(n, "value"), "a secret cannot be read back; type what is to be shown")),
+            (true, false, true) => {
+                return Err(Error::invalid(at(n, "value"), "a secret cannot be read back; type what is to be shown"));
+            }
             (true, true, false) => return Err(Error::invalid(at(n, "value"), "type the secret")),
             _ => {
                 typed.overrides.push(Override { level, key, value, secret });

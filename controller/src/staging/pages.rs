@@ -5,7 +5,7 @@ use std::sync::Arc;
 use askama::Template;
 use axum::{
     extract::{Path, State},
-    response::{Redirect, Response, IntoResponse},
+    response::{IntoResponse, Redirect, Response},
 };
 use http::Method;
 
@@ -251,7 +251,8 @@ impl Piece {
 
 /// The buttons of a staging, each with the reason why it is off.
 fn actions(staging: &StagingView) -> Vec<Action> {
-    let pending = staging.pending.as_ref().map(|p| format!("{} is pending; wait for its end, or cancel it", p.verb.word()));
+    let pending =
+        staging.pending.as_ref().map(|p| format!("{} is pending; wait for its end, or cancel it", p.verb.word()));
     let action = |value, label, verb| Action {
         value,
         label,
@@ -344,7 +345,12 @@ async fn act(
         "archive" => (staging.delete(&caller.actor, which).await, "Archiving has begun."),
         "restore" => (staging.restore(&caller.actor, which).await, "Restoring has begun."),
         "cancel" => (staging.cancel(&caller.actor, which).await, "The end of what is pending is asked for."),
-        other => return Err(Error::invalid("verb", format!("no verb {other:?}; there are update, archive, restore, cleanup, cancel"))),
+        other => {
+            return Err(Error::invalid(
+                "verb",
+                format!("no verb {other:?}; there are update, archive, restore, cleanup, cancel"),
+            ));
+        }
     };
     match asked {
         Ok(_) => Ok(redirect(&here, said)),
@@ -352,11 +358,7 @@ async fn act(
     }
 }
 
-async fn new(
-    State(staging): State<Staging>,
-    layout: Layout,
-    Query(query): Query<StagingQuery>,
-) -> Result<Response> {
+async fn new(State(staging): State<Staging>, layout: Layout, Query(query): Query<StagingQuery>) -> Result<Response> {
     let none = MaskedSettings { tag: String::new(), overrides: Vec::new() };
     let fields = Fields::filled([("project", query.project)]);
     let projects = project_names(&staging).await?;
@@ -496,11 +498,7 @@ async fn forget(
     }
 }
 
-async fn operation(
-    State(staging): State<Staging>,
-    layout: Layout,
-    Path(id): Path<OperationId>,
-) -> Result<Response> {
+async fn operation(State(staging): State<Staging>, layout: Layout, Path(id): Path<OperationId>) -> Result<Response> {
     let operation = api::find(&staging, &id).await?;
     let pieces = api::output(&staging, &id).await?.pieces;
     let title = format!("{} of {}/{}", operation.verb.word(), operation.project, operation.name);
