@@ -1,7 +1,9 @@
 //! The composition root: the only file that names all domains, and the order in which a controller comes up and goes down.
 
+mod chores;
+mod listeners;
+
 use std::{
-    collections::BTreeMap,
     net::SocketAddr,
     path::Path,
     sync::{Arc, OnceLock},
@@ -14,12 +16,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{Method, header};
-use muster_pki::{
-    seal::SealKey,
-    tls::{self, Presented},
-};
-use rustls::ServerConfig;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use muster_pki::seal::SealKey;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use utoipa::openapi::{
@@ -29,7 +26,7 @@ use utoipa::openapi::{
 
 use crate::{
     access::{self, Access},
-    certificate::{self, Certificates, Rotation, model::should_renew_listener},
+    certificate::{self, Certificates, Rotation},
     config::{Config, HttpTls},
     domain::{Context, Domain, Entry, Ground, Loop, Running as RunningLoop},
     error::{Error, Result},
@@ -38,9 +35,8 @@ use crate::{
     platform::{
         clock::Clock,
         db::{Db, Engine},
-        events, id,
-        jobs::{self, NewJob, Next, Runner, Worker},
-        reconcile::Reconciler,
+        id,
+        jobs::Worker,
         wake::{Activator, Wake},
     },
     web::{self, Gate, NavItem, Policy, Role, Routes},
@@ -54,8 +50,6 @@ const WAVE: Duration = Duration::from_millis(200);
 
 /// After they were told to leave, agents may take this long.
 const FAREWELL: Duration = Duration::from_secs(5);
-
-const HOUR: i64 = 3_600_000;
 
 /// A controller under way. Dropped without [`stop`](Self::stop), it ends as if killed: nobody is told.
 #[derive(Debug)]
@@ -75,6 +69,8 @@ pub struct Running {
     /// The two ports.
     ports: Vec<JoinHandle<()>>,
     _guard: DropGuard,
+    /// Given back when the controller has ended.
+    _lock: std::fs::File,
 }
 
 /// What is stopped, in this order.
@@ -96,6 +92,8 @@ pub async fn open(config: &Config, clock: Clock) -> Result<Db> {
 /// Starts a controller. It is ready when this returns: both ports are bound, every loop has begun.
 pub async fn start(config: Config, clock: Clock) -> Result<Running> {
     config.check()?;
+    make_private_folder(&config.data_dir)?;
+    let lock = lock(&config.data_dir)?;
     let db = open(&config, clock).await?;
     let seal: Arc<SealKey> = seal_key(&config)?.into();
     let certificates = Certificates::open(db.clone(), seal.clone(), &config.trust_domain, config.lives).await?;
@@ -103,7 +101,7 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running> {
     let http_port = bind("http_listen", config.http_listen).await?;
     let (agents_addr, http_addr) = (local(&agents_port)?, local(&http_port)?);
 
-    let replica = id::fresh(db.clock().now());
+    let replica = replica_id(&config.data_dir, db.clock().now())?;
     let host = host_name();
     let scheme = if config.http_tls == HttpTls::Off { "http" } else { "https" };
     let api_url = if config.url.is_empty() { format!("{scheme}://{http_addr}") } else { config.url.clone() };
@@ -135,7 +133,7 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running> {
         stop: ends.people.clone(),
     });
 
-    let listeners = Listeners::open(&certificates, &config, (&replica, &host), db.clock().clone()).await?;
+    let listeners = listeners::Listeners::open(&certificates, &config, (&replica, &host), db.clock().clone()).await?;
     let (agents_tls, http_tls) = (listeners.agents.subscribe(), listeners.http.as_ref().map(watch::Sender::subscribe));
     fleet.refresh_settings().await?;
     fleet.expect_back().await?;
@@ -145,7 +143,7 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running> {
     // The registry wakes this loop itself when a stream opens or ends.
     let (pulse, turns) = Loop::watched("pulse", pulse, fleet.registry.changed.clone());
     let rotation = Rotation { certificates: certificates.clone(), db: db.clone(), holder: replica.clone() };
-    let mut runners = periodic(&db, &access, config.event_retention_days).await?;
+    let mut runners = chores::periodic(&db, &access, config.event_retention_days).await?;
     runners.extend(jobs);
     let worker = Worker { db: db.clone(), holder: replica, runners };
     let mut all = vec![
@@ -176,7 +174,18 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running> {
     let status = format!("{api_url}, agents at {agents_addr}");
     notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(&status)]);
     tracing::info!(api = api_url, agents = %agents_addr, "the controller is ready");
-    Ok(Running { api_url, http_addr, agents_addr, first_admin, fleet, db, ends, ports, _guard: guard.drop_guard() })
+    Ok(Running {
+        api_url,
+        http_addr,
+        agents_addr,
+        first_admin,
+        fleet,
+        db,
+        ends,
+        ports,
+        _guard: guard.drop_guard(),
+        _lock: lock,
+    })
 }
 
 // === impl Running ===
@@ -213,6 +222,9 @@ impl Drop for Running {
         self.ends.people.cancel();
         self.ends.agents.cancel();
         self.ends.loops.cancel();
+        for line in self.fleet.registry.lines() {
+            line.kill.kill();
+        }
     }
 }
 
@@ -345,179 +357,7 @@ fn merge(domains: impl Iterator<Item = Domain>) -> Domain {
     })
 }
 
-// === listeners ===
-
-/// The loop that keeps the listeners' certificates fresh.
-struct Listeners {
-    certificates: Certificates,
-    clock: Clock,
-    replica: String,
-    names: Vec<String>,
-    agents: watch::Sender<Arc<ServerConfig>>,
-    /// Only with a certificate of the house.
-    http: Option<watch::Sender<Arc<ServerConfig>>>,
-    from_house: bool,
-    issued: (i64, String),
-}
-
-/// What a round of issuing gave.
-struct IssuedPair {
-    agents: Arc<ServerConfig>,
-    http: Arc<ServerConfig>,
-    /// When it ends, and who signed it.
-    issued: (i64, String),
-}
-
-impl Listeners {
-    async fn open(
-        certificates: &Certificates,
-        config: &Config,
-        (replica, host): (&str, &str),
-        clock: Clock,
-    ) -> Result<Self> {
-        let mut names: Vec<_> = [muster_pki::HOME_NAME, host, "localhost", "127.0.0.1"].map(str::to_owned).to_vec();
-        names.extend(config.hosts.iter().cloned());
-        let homes = config.homes.iter().filter_map(|home| home.rsplit_once(':'));
-        names.extend(homes.map(|(name, _)| name.trim_matches(['[', ']']).to_owned()));
-        names.sort();
-        names.dedup();
-        let pair = issue(certificates, &names, replica).await?;
-        let http = match &config.http_tls {
-            HttpTls::Off => None,
-            HttpTls::House => Some(watch::Sender::new(pair.http)),
-            HttpTls::Files { cert, key } => Some(watch::Sender::new(from_files(cert, key)?)),
-        };
-        Ok(Self {
-            certificates: certificates.clone(),
-            clock,
-            replica: replica.to_owned(),
-            names,
-            agents: watch::Sender::new(pair.agents),
-            http,
-            from_house: config.http_tls == HttpTls::House,
-            issued: pair.issued,
-        })
-    }
-}
-
-impl Reconciler for Listeners {
-    type Status = Result<(), String>;
-    const PERIOD: Duration = Duration::from_secs(60);
-
-    async fn reconcile(&mut self) -> Self::Status {
-        let (not_after, signer) = &self.issued;
-        let by_active = *signer == self.certificates.house().authority_id;
-        if !should_renew_listener(*not_after, by_active, self.clock.now()) {
-            return Ok(());
-        }
-        let pair = issue(&self.certificates, &self.names, &self.replica).await.map_err(|e| e.to_string())?;
-        self.agents.send_replace(pair.agents);
-        if let Some(http) = self.http.as_ref().filter(|_| self.from_house) {
-            http.send_replace(pair.http);
-        }
-        self.issued = pair.issued;
-        Ok(())
-    }
-}
-
-async fn issue(certificates: &Certificates, names: &[String], replica: &str) -> Result<IssuedPair> {
-    let (chain, key) = certificates.issue_listener(names, replica).await?;
-    let house = certificates.house();
-    let not_after = muster_pki::leaf::read(&chain[0])?.not_after;
-    let http = tls::server_without_clients(chain.clone(), key.to_rustls(), &[b"h2", b"http/1.1"])?;
-    let agents = tls::server(Presented { chain, key: &key }, &house.roots, certificates.tickets())?;
-    Ok(IssuedPair { agents: agents.into(), http: http.into(), issued: (not_after, house.authority_id.clone()) })
-}
-
-fn from_files(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>> {
-    let wrong = |field: &'static str, path: &Path, e: rustls_pki_types::pem::Error| {
-        Error::invalid(field, format!("{} cannot be used: {e}", path.display()))
-    };
-    let chain = CertificateDer::pem_file_iter(cert).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let chain = chain.map_err(|e| wrong("http_cert", cert, e))?;
-    let key = PrivateKeyDer::from_pem_file(key).map_err(|e| wrong("http_key", key, e))?;
-    Ok(tls::server_without_clients(chain, key, &[b"h2", b"http/1.1"])?.into())
-}
-
 // === background ===
-
-/// The chores of the house, as jobs that come again.
-async fn periodic(db: &Db, access: &Access, retention_days: u32) -> Result<BTreeMap<&'static str, Runner>> {
-    let mut runners: BTreeMap<&'static str, Runner> = BTreeMap::new();
-    let d = db.clone();
-    runners.insert(
-        "events.seal",
-        chore(HOUR, move || {
-            let db = d.clone();
-            async move { events::seal(&db).await.map(drop) }
-        }),
-    );
-    let d = db.clone();
-    runners.insert(
-        "events.retention",
-        chore(6 * HOUR, move || {
-            let db = d.clone();
-            async move {
-                let before = db.clock().now() - i64::from(retention_days) * 24 * HOUR;
-                if retention_days > 0 { events::drop_old(&db, before).await.map(drop) } else { Ok(()) }
-            }
-        }),
-    );
-    let d = db.clone();
-    runners.insert(
-        "fleet.drop_orphans",
-        chore(HOUR, move || {
-            let db = d.clone();
-            async move {
-                db.write(|mut tx| async move {
-                    let gone = fleet::desired::drop_orphans(&mut tx).await?;
-                    tx.done(gone)
-                })
-                .await
-                .map(drop)
-            }
-        }),
-    );
-    let (d, a) = (db.clone(), access.clone());
-    runners.insert(
-        "access.forget",
-        chore(HOUR / 4, move || {
-            let (db, access) = (d.clone(), a.clone());
-            async move {
-                web::idempotency::forget(&db).await?;
-                access.forget().await
-            }
-        }),
-    );
-    let kinds: Vec<_> = runners.keys().copied().collect();
-    let kinds = &kinds;
-    db.write(|mut tx| async move {
-        for kind in kinds {
-            let run_at = tx.now();
-            jobs::enqueue(&mut tx, NewJob { kind, dedupe: "periodic".into(), payload: String::new(), run_at }).await?;
-        }
-        tx.done(())
-    })
-    .await?;
-    Ok(runners)
-}
-
-/// A job that comes again after `period` milliseconds, sooner when it failed.
-fn chore<F, Fut>(period: i64, act: F) -> Runner
-where
-    F: Fn() -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<()>> + Send + 'static,
-{
-    Arc::new(move |_| {
-        let run = act();
-        Box::pin(async move {
-            match run.await {
-                Ok(()) => Next::Again(period),
-                Err(error) => Next::Retry(error.to_string()),
-            }
-        })
-    })
-}
 
 /// The watchdog is fed by rounds that end: a loop that hangs starves it.
 async fn feed_watchdog(mut turns: watch::Receiver<u64>) {
@@ -603,6 +443,31 @@ fn host_name() -> String {
 }
 
 /// Reads the key that seals; makes one in the data folder at the first start.
+/// One controller a data folder: held for as long as the file is.
+fn lock(data_dir: &Path) -> Result<std::fs::File> {
+    let path = data_dir.join("lock");
+    let file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+    let file = file.map_err(|e| Error::Conflict(format!("{} cannot be opened: {e}", path.display())))?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+        Error::Conflict(format!("another controller runs on {}; stop it, or name another data_dir", data_dir.display()))
+    })?;
+    Ok(file)
+}
+
+/// The name of this replica, the same after a restart: what the one before held, its leases and its agents' streams, is
+/// this one's at once.
+fn replica_id(data_dir: &Path, now: i64) -> Result<String> {
+    let path = data_dir.join("replica-id");
+    if let Ok(text) = std::fs::read_to_string(&path)
+        && !text.trim().is_empty()
+    {
+        return Ok(text.trim().to_owned());
+    }
+    let fresh = id::fresh(now);
+    write_private(&path, fresh.as_bytes())?;
+    Ok(fresh)
+}
+
 fn seal_key(config: &Config) -> Result<SealKey> {
     let path = &config.seal_key;
     let bytes = match std::fs::read(path) {

@@ -56,7 +56,7 @@ pub const KEYS: [Key; 20] = [
     key("accept_per_second", "accept-per-second", "500", "Agents' connections accepted in a second"),
     key("accept_burst", "accept-burst", "1000", "Agents' connections accepted at once after a quiet time"),
     key("event_retention_days", "event-retention-days", "0", "Days the history is kept; 0: for good"),
-    key("agent_certificate_hours", "agent-certificate-hours", "24", "Life of an agent's certificate"),
+    key("agent_certificate_seconds", "agent-certificate-seconds", "86400", "Life of an agent's certificate"),
     key(
         "agent_renewal_grace_days",
         "agent-renewal-grace-days",
@@ -221,11 +221,11 @@ impl Settings {
     /// The settings, checked.
     pub fn check(&self) -> Result<Config> {
         let number = "a whole number";
-        let agent_hours: i64 = self.read("agent_certificate_hours", number)?;
+        let agent_seconds: i64 = self.read("agent_certificate_seconds", number)?;
         let grace_days: i64 = self.read("agent_renewal_grace_days", number)?;
-        if !(1..=24 * 365).contains(&agent_hours) || !(0..=3650).contains(&grace_days) {
-            let text = "an agent's certificate lives for 1 hour to a year, its grace for at most ten years";
-            return Err(Error::invalid("agent_certificate_hours", text));
+        if !(5..=31_536_000).contains(&agent_seconds) || !(0..=3650).contains(&grace_days) {
+            let text = "an agent's certificate lives for 5 seconds to a year, its grace for at most ten years";
+            return Err(Error::invalid("agent_certificate_seconds", text));
         }
         let config = Config {
             data_dir: self.text("data_dir").into(),
@@ -243,7 +243,7 @@ impl Settings {
             accept_per_second: self.read("accept_per_second", number)?,
             accept_burst: self.read("accept_burst", number)?,
             event_retention_days: self.read("event_retention_days", number)?,
-            lives: crate::certificate::model::Lives { agent: agent_hours * 3_600_000, grace: grace_days * 86_400_000 },
+            lives: crate::certificate::model::Lives { agent: agent_seconds * 1000, grace: grace_days * 86_400_000 },
             log: match self.text("log") {
                 "text" => LogFormat::Text,
                 "json" => LogFormat::Json,

@@ -11,26 +11,16 @@ use std::{
 
 use muster_agent::config::{Config as AgentConfig, WrapperFolder};
 use muster_controller::{
-    certificate::{Certificates, Rotation, model::Lives},
+    app,
+    certificate::model::Lives,
+    config::Config,
     fleet::{
-        Dispatch, Fleet, Pulse, Surroundings,
-        listen::Rate,
+        Fleet,
         model::{AgentId, Class, Labels, Liveness},
         service::NewInvitation,
     },
-    platform::{
-        clock::Clock,
-        db::{Db, file_url},
-        events::Actor,
-        reconcile,
-        wake::Wake,
-    },
-    staging::{self, Staging},
-};
-use muster_pki::{
-    HOME_NAME,
-    seal::SealKey,
-    tls::{Presented, server},
+    platform::{clock::Clock, events::Actor},
+    staging::Staging,
 };
 use muster_proto::token;
 use tempfile::TempDir;
@@ -51,8 +41,8 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub struct World {
     /// Where everything lies.
     pub dir: TempDir,
-    /// URL of the database.
-    pub database: String,
+    /// The controller's settings.
+    pub config: Config,
     /// The controller's clock.
     pub clock: Clock,
     /// The controller.
@@ -69,8 +59,11 @@ pub struct Home {
     pub staging: Staging,
     /// Where agents reach it.
     pub address: SocketAddr,
-    stop: CancellationToken,
-    tasks: Vec<JoinHandle<()>>,
+    /// Where people and programs reach it.
+    pub api: String,
+    /// The first admin's password, at the first start.
+    pub first_admin: Option<String>,
+    running: Option<app::Running>,
 }
 
 /// An agent of a world.
@@ -147,19 +140,22 @@ impl World {
         let dir = tempfile::tempdir().expect("a folder");
         let database = match server {
             Some(server) => fresh_database(&server).await,
-            None => file_url(&dir.path().join("muster.db")),
+            None => format!("sqlite:{}", dir.path().join("muster.db").display()),
         };
-        std::fs::write(dir.path().join("seal-key"), SealKey::generate()).expect("written");
         let clock = Clock::default();
-        let home = Home::start(&database, dir.path(), &clock, lives, "127.0.0.1:0").await;
-        Self { dir, database, clock, home, lives }
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut config = Config::in_folder(&dir.path().join("home")).expect("a configuration");
+        (config.database, config.lives, config.sample_seconds) = (database, lives, 1);
+        (config.agents_listen, config.http_listen) = (any, any);
+        let home = Home::start(config.clone(), &clock).await;
+        Self { dir, config, clock, home, lives }
     }
 
     /// Stops the controller as a signal would, and starts another on the same data and port.
     pub async fn restart_home(&mut self) {
-        let address = self.home.address;
+        self.config.agents_listen = self.home.address;
         self.home.stop().await;
-        self.home = Home::start(&self.database, self.dir.path(), &self.clock, self.lives, &address.to_string()).await;
+        self.home = Home::start(self.config.clone(), &self.clock).await;
     }
 
     /// A token for one agent of a class.
@@ -223,56 +219,15 @@ impl World {
 // === impl Home ===
 
 impl Home {
-    async fn start(database: &str, dir: &Path, clock: &Clock, lives: Lives, listen: &str) -> Self {
-        let seal: [u8; 32] = std::fs::read(dir.join("seal-key")).expect("read").try_into().expect("32 bytes");
-        let db = Db::open(database, Wake::default(), clock.clone()).await.expect("the database opens");
-        db.migrate().await.expect("migrated");
-        let certificates = Certificates::open(db.clone(), Arc::new(SealKey::new(&seal)), "muster.test", lives)
-            .await
-            .expect("the house opens");
-        let listener = TcpListener::bind(listen).await.expect("bound");
-        let address = listener.local_addr().expect("an address");
-        let replica = format!("replica-{}", address.port());
-        let around = Surroundings {
-            replica: replica.clone(),
-            homes: vec![address.to_string()],
-            url: "http://127.0.0.1".into(),
-            sample_seconds: 1,
-        };
-        let fleet = Fleet::new(db.clone(), certificates.clone(), around, BTreeMap::new());
-        fleet.expect_back().await.expect("read");
-        let staging = Staging { fleet: fleet.clone() };
-        let (chain, key) = certificates.issue_listener(&[HOME_NAME.into()], &replica).await.expect("a listener's leaf");
-        let config = server(Presented { chain, key: &key }, &certificates.house().roots, certificates.tickets());
-        let (_, tls) = watch::channel(Arc::new(config.expect("a TLS configuration")));
-        let stop = CancellationToken::new();
-        let rotation = Rotation { certificates, db: db.clone(), holder: replica };
-        let mut tasks = vec![
-            reconcile::spawn(rotation, db.wake().listen("certificate"), stop.clone()).0,
-            reconcile::spawn(Dispatch::new(fleet.clone()), fleet.dispatch_activator(), stop.clone()).0,
-            reconcile::spawn(Pulse { fleet: fleet.clone() }, db.wake().listen("pulse"), stop.clone()).0,
-            reconcile::spawn(
-                staging::Reconcile { staging: staging.clone() },
-                db.wake().listen("staging"),
-                stop.clone(),
-            )
-            .0,
-        ];
-        let serving = (fleet.clone(), stop.clone());
-        tasks.push(tokio::spawn(async move {
-            let rate = Rate { per_second: 10_000, burst: 1000 };
-            serving.0.serve(listener, tls, rate, serving.1).await.expect("served");
-        }));
-        Self { fleet, staging, address, stop, tasks }
+    async fn start(config: Config, clock: &Clock) -> Self {
+        let running = app::start(config, clock.clone()).await.expect("the controller starts");
+        let (fleet, address, api) = (running.fleet.clone(), running.agents_addr, running.api_url.clone());
+        let first_admin = running.first_admin.clone();
+        Self { staging: Staging { fleet: fleet.clone() }, fleet, address, api, first_admin, running: Some(running) }
     }
 
     async fn stop(&mut self) {
-        self.fleet.registry.drain(Duration::from_millis(10), "home restarts").await;
-        self.stop.cancel();
-        for task in self.tasks.drain(..) {
-            tokio::time::timeout(PATIENCE, task).await.expect("it stops").expect("without a panic");
-        }
-        self.fleet.db.close().await;
+        self.running.take().expect("it runs").stop().await;
     }
 }
 

@@ -220,7 +220,7 @@ async fn the_history_tells_who_and_never_a_secret() {
         let (row, token) = access.create_token(&ada, &order).await.expect("made");
         access.revoke_token(&ada, &row.id).await.expect("revoked");
         let made_up = access.reset_password(&ada.actor, "ada", None).await.expect("reset");
-        let found = events::list(&mut *db.read().await.expect("a connection"), &Filter::default(), 100).await;
+        let found = events::list(&mut db.read().await.expect("a connection"), &Filter::default(), 100).await;
         let found = found.expect("listed");
         let kinds: Vec<_> = found.iter().rev().map(|e| e.kind.as_str()).collect();
         let wanted = ["user.created", "session.opened", "token.created", "token.revoked", "user.password_reset"];

@@ -1,9 +1,12 @@
 mod pages;
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
 };
+
+use muster_pki::tls;
 
 use super::*;
 use crate::testing::{engines, fresh, fresh_url};

@@ -22,7 +22,7 @@ use muster_pki::{
 use muster_proto::{
     PROTOCOL,
     fleet::{
-        Answer, Ask, FromAgent, FromHome, Hello, Welcome, answer, from_agent, from_home, home_server::Home,
+        Answer, Ask, FromAgent, FromHome, Hello, Refusal, Welcome, answer, from_agent, from_home, home_server::Home,
         refusal::Reason,
     },
 };
@@ -169,7 +169,7 @@ impl Fleet {
         loop {
             match self.opener.submit((self.clone(), opening.clone())).await.ok_or_else(busy)?? {
                 Opened::Welcome(welcome) => return Ok(welcome),
-                Opened::Elsewhere => return Err(self.held_off(&opening).await?),
+                Opened::Elsewhere => return Err(self.told_to_wait()),
                 Opened::Probe(old) => {
                     let nonce = u64::from_be_bytes(muster_pki::random());
                     if timeout(PROBE_LIMIT, old.ping(nonce)).await.is_ok() {
@@ -179,6 +179,17 @@ impl Fleet {
                 }
             }
         }
+    }
+
+    /// The refusal of a stream whose agent has one at another replica, which may have died a moment ago: its heartbeat
+    /// lapses, or it closes the stream, before the time to come back.
+    fn told_to_wait(&self) -> Error {
+        Error::Refused(Box::new(Refusal {
+            reason: Reason::Clone.into(),
+            message: "another replica holds a stream of this identity; it is let go when that one is dead".into(),
+            server_time_ms: self.db.clock().now(),
+            retry_after_ms: super::REPLICA_LIFE,
+        }))
     }
 
     /// Notes that a second stream of a living agent was held off, and gives the refusal.

@@ -137,9 +137,12 @@ fn ended(it: &Snapshot, pending: &Pending, end: &End) -> Vec<Action> {
         (Verb::Cleanup, ..) => {}
         // Nothing was changed on the host: a staging that was to be made never was, another is what it was.
         (Verb::Create, Outcome::Refused, _) => actions.push(Action::Remove),
-        (_, Outcome::Refused, Some(previous)) => {
+        (_, _, Some(previous)) if changed_nothing(end) => {
             actions.push(Action::Revert(pending.id.clone()));
-            actions.push(Action::Become(previous, end.message.clone()));
+            // Once its time was over it has failed; only a check, or the archive it never left, says otherwise.
+            if it.status.is_pending() || previous == Status::Archived {
+                actions.push(Action::Become(previous, end.message.clone()));
+            }
             if previous != Status::Archived {
                 actions.push(Action::Watch(Watch::Check, Some(pending.id.clone())));
             }
@@ -155,6 +158,14 @@ fn ended(it: &Snapshot, pending: &Pending, end: &End) -> Vec<Action> {
         }
     }
     actions
+}
+
+/// Whether an operation ended before it touched the host: refused by `tag_check`, cancelled or late before its start, or
+/// impossible to start. What may have run does not count.
+pub fn changed_nothing(end: &End) -> bool {
+    let may_have_run = matches!(end.outcome, Outcome::Succeeded | Outcome::Interrupted | Outcome::Lost);
+    let never_started = end.started_at.is_none() && end.exit_code.is_none() && end.signal.is_none();
+    end.outcome == Outcome::Refused || (never_started && !may_have_run)
 }
 
 /// A pending staging whose time is over has failed, whatever its operation does.

@@ -289,8 +289,8 @@ async fn end_operation(tx: &mut Tx, row: &StagingRow, id: &OperationId, verb: Ve
     operation.exit_code = end.exit_code;
     operation.signal = end.signal;
     operation.message.clone_from(&end.message);
-    // What to go back to is needed by a refusal alone, in this same transaction.
-    if end.outcome != Outcome::Refused {
+    // What to go back to is needed only by one that changed nothing, in this same transaction.
+    if !plan::changed_nothing(end) {
         operation.previous_sealed = None;
     }
     store::save_operation(tx, &operation).await?;

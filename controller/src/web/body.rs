@@ -40,7 +40,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
             return Err(problem::answer(status, "unsupported-media-type", "Unsupported media type", &detail, None));
         }
         let bytes = read(request).await.map_err(IntoResponse::into_response)?;
-        parse(&bytes).map(Self)
+        parse(&bytes).map(Self).map_err(|answer| *answer)
     }
 }
 
@@ -48,20 +48,25 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
 pub async fn read(request: Request) -> Result<Bytes> {
     let limit = request.extensions().get::<Limit>().map_or(BODY_LIMIT, |l| l.0);
     axum::body::to_bytes(request.into_body(), limit).await.map_err(|error| {
-        let too_large = error.source().is_some_and(<dyn std::error::Error>::is::<LengthLimitError>);
+        // A limit may stand within a limit, each wrapping the error of the other.
+        let mut cause = error.source();
+        while let Some(found) = cause.filter(|c| !c.is::<LengthLimitError>()) {
+            cause = found.source();
+        }
+        let too_large = cause.is_some();
         if too_large { Error::TooLarge { limit } } else { Error::invalid("body", "it ended before its end") }
     })
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Response> {
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Box<Response>> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut deserializer)
         .and_then(|value| deserializer.end().map(|()| value).map_err(|e| serde_path_to_error::Error::new(root(), e)));
     value.map_err(|error| match error.inner().classify() {
-        serde_json::error::Category::Data => mistake("", &error).into_response(),
+        serde_json::error::Category::Data => mistake("", &error).into_response().into(),
         _ => {
             let detail = format!("the body is not JSON: {}", error.inner());
-            problem::answer(StatusCode::BAD_REQUEST, "malformed", "Malformed request", &detail, None)
+            problem::answer(StatusCode::BAD_REQUEST, "malformed", "Malformed request", &detail, None).into()
         }
     })
 }

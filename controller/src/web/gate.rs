@@ -158,7 +158,7 @@ impl Gate {
         let name = host_name(host);
         let local = name == "localhost" || name.ends_with(".localhost");
         // A name may be rebound to this address by its owner, an address may not.
-        local || name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() || self.hosts.iter().any(|h| *h == name)
+        local || name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() || self.hosts.contains(&name)
     }
 
     async fn identify(&self, headers: &HeaderMap) -> Result<Option<Caller>> {
@@ -254,7 +254,7 @@ enum Halt {
     /// It is refused.
     Refused(Error),
     /// It is answered here.
-    Answered(Response),
+    Answered(Box<Response>),
 }
 
 impl From<Error> for Halt {
@@ -276,7 +276,7 @@ pub(super) async fn guard(rule: Rule, request: Request, next: Next) -> Response 
     let answer = match admit(&gate, rule, Request::from_parts(parts, body), &mut layout).await {
         Ok(request) if rule.policy.idempotent => idempotency::run(&gate, request, next).await,
         Ok(request) => next.run(request).await,
-        Err(Halt::Answered(answer)) => return answer,
+        Err(Halt::Answered(answer)) => return *answer,
         Err(Halt::Refused(Error::Unauthenticated(_))) if rule.page && is_get => return to_login(&target),
         Err(Halt::Refused(error)) => error.into_response(),
     };
@@ -301,7 +301,7 @@ async fn admit(gate: &Gate, rule: Rule, mut request: Request, layout: &mut Layou
     }
     if caller.as_ref().is_some_and(|c| c.must_change) && !rule.policy.before_change {
         if rule.page {
-            return Err(Halt::Answered(Redirect::to(PASSWORD).into_response()));
+            return Err(Halt::Answered(Redirect::to(PASSWORD).into_response().into()));
         }
         return Err(Error::Forbidden("change your password first: PUT /api/v1/me/password".into()).into());
     }
@@ -324,7 +324,7 @@ fn check_host(gate: &Gate, request: &Request) -> Result<(), Halt> {
     }
     let detail = format!("this controller is not called {host:?}; if it is, add the name to `hosts` in its settings");
     let status = StatusCode::MISDIRECTED_REQUEST;
-    Err(Halt::Answered(problem::answer(status, "misdirected", "Not this host", &detail, None)))
+    Err(Halt::Answered(problem::answer(status, "misdirected", "Not this host", &detail, None).into()))
 }
 
 fn limited(request: Request, limit: usize) -> Result<Request> {

@@ -55,7 +55,7 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
 
     /// Adds routes of the API, made by `utoipa_axum::routes!`; all of them have this policy.
     ///
-    /// ```ignore
+    /// ```text
     /// Routes::new().add(Policy::viewer(), routes!(list)).add(Policy::operator().idempotent(), routes!(create))
     /// ```
     pub fn add(mut self, policy: Policy, (mut schemas, mut paths, methods): UtoipaMethodRouter<S>) -> Self {

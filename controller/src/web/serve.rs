@@ -100,6 +100,9 @@ pub async fn serve(
 ) -> Result<()> {
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     let graceful = GracefulShutdown::new();
+    // When this function ends, or is dropped, no connection outlives it.
+    let over = CancellationToken::new();
+    let _cut = over.clone().drop_guard();
     loop {
         let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
         let (tcp, address) = tokio::select! {
@@ -115,7 +118,14 @@ pub async fn serve(
         };
         let router = router.clone().layer(Extension(PeerAddress(address.ip().to_canonical())));
         let acceptor = tls.as_ref().map(|config| TlsAcceptor::from(config.borrow().clone()));
-        tokio::spawn(connection(tcp, acceptor, router, graceful.watcher(), slot));
+        let over = over.clone();
+        let serving = connection(tcp, acceptor, router, graceful.watcher(), slot);
+        tokio::spawn(async move {
+            tokio::select! {
+                () = serving => {}
+                () = over.cancelled() => {}
+            }
+        });
     }
     drop(listener);
     let _ = timeout(FAREWELL, graceful.shutdown()).await;

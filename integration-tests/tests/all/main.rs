@@ -1,5 +1,7 @@
 //! Every story of the house: one binary, one file a subject.
 
+mod crash;
 mod enrolment;
 mod session;
 mod staging;
+mod tidy;

@@ -283,3 +283,15 @@ fn only_the_end_is_an_end() {
     assert_eq!(say(Phase::Failed, false), Progress::Waiting);
     assert_eq!(say(Phase::Failed, true), Progress::Ended(end(Outcome::Failed)));
 }
+
+#[test]
+fn an_update_that_was_never_started_leaves_everything_as_it_was() {
+    for outcome in [Outcome::Late, Outcome::Cancelled, Outcome::Failed] {
+        let never = End { started_at: None, exit_code: None, signal: None, ..end(outcome) };
+        let pending = pending(Verb::Update, Status::Running, Progress::Ended(never));
+        let it = Snapshot { pending, ..snapshot(Status::UpdatePending) };
+        let planned = plan(&it);
+        assert!(planned.contains(&Action::Revert(op())), "{outcome:?}: {planned:?}");
+        assert_eq!(becomes(&planned).map(|(status, _)| status), Some(Status::Running), "{outcome:?}");
+    }
+}
