@@ -1,4 +1,4 @@
-use crate::fleet::pages::{charts, points};
+use crate::fleet::pages::chart::{charts, points};
 
 #[test]
 fn a_line_goes_from_edge_to_edge_and_stays_inside() {
