@@ -1,4 +1,7 @@
-//! The pages of the fleet: agents, one agent, invitations.
+//! The pages of the fleet: agents, and one agent.
+
+pub(super) mod chart;
+mod invitation;
 
 use std::sync::Arc;
 
@@ -10,12 +13,13 @@ use axum::{
 use http::Method;
 use serde::Deserialize;
 
+use self::chart::{Chart, charts};
 use super::{
     Fleet,
-    api::{Agent, AgentDetail, Holding, Invitation, InvitationState, SampleInfo, Summary},
-    model::{AgentId, Class, InvitationId, Liveness, Phase, State as Stands, parse_labels},
-    service::{NewInvitation, Removal},
-    store::{self, AgentFilter},
+    api::{Agent, AgentDetail, Holding, Summary},
+    model::{AgentId, Class, Liveness, Phase, State as Stands, parse_labels},
+    service::Removal,
+    store::AgentFilter,
 };
 use crate::{
     certificate::{self, LeafRow},
@@ -24,22 +28,17 @@ use crate::{
     web::{
         Caller, Fields, Layout, Page, Paging, Policy, Query, Role, Routes,
         home::{Card, Figure, First, Glance},
-        page::{redirect, redirect_refused, render, render_refused},
-        screen::{Confirm, Secret},
+        page::{redirect, render, render_refused},
+        screen::Confirm,
         view::{Chip, Tone, bytes},
     },
 };
-
-const HOUR: i64 = 3_600_000;
 
 /// Events on an agent's page.
 const EVENTS: i64 = 20;
 
 /// Certificates on an agent's page.
 const LEAVES: i64 = 5;
-
-/// Size of a chart, in its own units.
-const CHART: (f64, f64) = (240.0, 48.0);
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
@@ -71,14 +70,6 @@ struct FleetPage {
     query: AgentQuery,
 }
 
-/// What one measure did of late.
-#[derive(Debug, PartialEq)]
-struct Chart {
-    label: &'static str,
-    latest: String,
-    points: String,
-}
-
 #[derive(Template)]
 #[template(path = "fleet/templates/agent.html")]
 struct AgentPage {
@@ -88,14 +79,6 @@ struct AgentPage {
     charts: Vec<Chart>,
     leaves: Vec<LeafRow>,
     events: Vec<Event>,
-    fields: Fields,
-}
-
-#[derive(Template)]
-#[template(path = "fleet/templates/invitations.html")]
-struct InvitationsPage {
-    layout: Layout,
-    invitations: Page<Invitation>,
     fields: Fields,
 }
 
@@ -110,10 +93,10 @@ pub fn routes(fleet: Fleet) -> Routes {
         .page(post.clone(), "/fleet/agents/{id}/revoke", Policy::admin(), revoke_agent)
         .page(get.clone(), "/fleet/agents/{id}/remove", Policy::admin(), ask_remove)
         .page(post.clone(), "/fleet/agents/{id}/remove", Policy::admin(), remove_agent)
-        .page(get.clone(), "/invitations", Policy::viewer(), invitations)
-        .page(post.clone(), "/invitations", Policy::operator(), invite)
-        .page(get, "/invitations/{id}/revoke", Policy::operator(), ask_revoke_invitation)
-        .page(post, "/invitations/{id}/revoke", Policy::operator(), revoke_invitation)
+        .page(get.clone(), "/invitations", Policy::viewer(), invitation::invitations)
+        .page(post.clone(), "/invitations", Policy::operator(), invitation::invite)
+        .page(get, "/invitations/{id}/revoke", Policy::operator(), invitation::ask_revoke)
+        .page(post, "/invitations/{id}/revoke", Policy::operator(), invitation::revoke)
         .with_state(fleet)
 }
 
@@ -170,17 +153,6 @@ impl Agent {
     fn labels_text(&self) -> String {
         let pairs: Vec<_> = self.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
         pairs.join(", ")
-    }
-}
-
-impl Invitation {
-    fn chip(&self) -> Chip {
-        match self.state {
-            InvitationState::Open => Chip { word: "open", tone: Tone::Good },
-            InvitationState::UsedUp => Chip { word: "used_up", tone: Tone::Quiet },
-            InvitationState::Expired => Chip { word: "expired", tone: Tone::Warn },
-            InvitationState::Revoked => Chip { word: "revoked", tone: Tone::Bad },
-        }
     }
 }
 
@@ -248,54 +220,6 @@ fn class_rows(summary: &Summary) -> Vec<ClassRow> {
         never: of(class, Liveness::Never),
     };
     Class::ALL.map(row).into_iter().filter(|r| r.online + r.stale + r.offline + r.never > 0).collect()
-}
-
-/// The charts of an agent's samples, oldest first; none while there are too few to draw.
-fn charts(samples: &[SampleInfo]) -> Vec<Chart> {
-    let Some(last) = samples.last().filter(|_| samples.len() > 1) else { return Vec::new() };
-    let share = |used: u64, total: u64| if total == 0 { 0.0 } else { used as f64 / total as f64 };
-    let rate = |pair: &[SampleInfo], of: fn(&SampleInfo) -> u64| {
-        let seconds = (pair[1].at - pair[0].at).max(1) as f64 / 1000.0;
-        // A counter that went back was reset by a boot.
-        of(&pair[1]).saturating_sub(of(&pair[0])) as f64 / seconds
-    };
-    let each = |of: &dyn Fn(&SampleInfo) -> f64| samples.iter().map(of).collect::<Vec<_>>();
-    let rates = |of: fn(&SampleInfo) -> u64| samples.windows(2).map(|p| rate(p, of)).collect::<Vec<_>>();
-    let (received, sent) = (rates(|s| s.network_received_bytes), rates(|s| s.network_sent_bytes));
-    let per_second = |rates: &[f64]| format!("{}/s", bytes(rates.last().copied().unwrap_or_default() as u64));
-    let of = |used: u64, total: u64| format!("{} of {}", bytes(used), bytes(total));
-    let chart = |label, latest, values: Vec<f64>, top| Chart { label, latest, points: points(&values, top) };
-    vec![
-        chart("Processor", format!("{:.0} %", last.cpu * 100.0), each(&|s| s.cpu), 1.0),
-        chart(
-            "Memory",
-            of(last.memory_used_bytes, last.memory_total_bytes),
-            each(&|s| share(s.memory_used_bytes, s.memory_total_bytes)),
-            1.0,
-        ),
-        chart(
-            "Disk",
-            of(last.disk_used_bytes, last.disk_total_bytes),
-            each(&|s| share(s.disk_used_bytes, s.disk_total_bytes)),
-            1.0,
-        ),
-        chart("Load", format!("{:.2}", last.load1), each(&|s| s.load1), 0.0),
-        chart("Received", per_second(&received), received, 0.0),
-        chart("Sent", per_second(&sent), sent, 0.0),
-        chart("The agent itself", bytes(last.agent_rss_bytes), each(&|s| s.agent_rss_bytes as f64), 0.0),
-    ]
-}
-
-/// The points of a line, from left to right. `top` is what the upper edge stands for; 0: the largest value.
-fn points(values: &[f64], top: f64) -> String {
-    let largest = values.iter().copied().fold(0.0, f64::max);
-    let top = if top > 0.0 { top } else { largest.max(f64::MIN_POSITIVE) };
-    let step = CHART.0 / (values.len().max(2) - 1) as f64;
-    let point = |(n, value): (usize, &f64)| {
-        let height = (value / top).clamp(0.0, 1.0) * (CHART.1 - 4.0);
-        format!("{:.1},{:.1}", n as f64 * step, CHART.1 - 2.0 - height)
-    };
-    values.iter().enumerate().map(point).collect::<Vec<_>>().join(" ")
 }
 
 // === agents ===
@@ -422,79 +346,5 @@ async fn remove_agent(
     match fleet.remove_agent(&caller.actor, &Removal { agent: id.clone(), force: fields.is_on("force") }).await {
         Ok(()) => Ok(redirect("/fleet", format!("{name} is removed."))),
         Err(error) => remove_screen(layout, &id, &name).refused(fields, error),
-    }
-}
-
-// === invitations ===
-
-async fn invitations(State(fleet): State<Fleet>, layout: Layout, paging: Paging) -> Result<Response> {
-    let fields = Fields::filled([("max_uses", "1".into()), ("hours", "24".into())]);
-    render(&invitations_page(&fleet, layout, &paging, fields).await?)
-}
-
-async fn invitations_page(fleet: &Fleet, layout: Layout, paging: &Paging, fields: Fields) -> Result<InvitationsPage> {
-    let found = fleet.list_invitations(&paging.after, paging.rows()).await?;
-    let invitations = paging.page(found, |i| i.id.clone());
-    Ok(InvitationsPage { layout: layout.title("Invitations"), invitations, fields })
-}
-
-async fn invite(
-    State(fleet): State<Fleet>,
-    caller: Caller,
-    layout: Layout,
-    paging: Paging,
-    mut fields: Fields,
-) -> Result<Response> {
-    let made = async {
-        let new = NewInvitation {
-            name: fields.text("name").into(),
-            class: Class::parse(fields.text("class"))?,
-            labels: fields.pairs("labels")?,
-            max_uses: fields.number("max_uses")?,
-            life: fields.number("hours")?.saturating_mul(HOUR),
-            for_agent: Some(fields.text("for_agent")).filter(|id| !id.is_empty()).map(|id| AgentId(id.into())),
-        };
-        fleet.invite(&caller.actor, &new).await.map_err(|error| match error {
-            Error::Invalid { field, message } if field == "expires_in_seconds" => Error::invalid("hours", message),
-            Error::NotFound { what: "agent", name } => {
-                Error::invalid("for_agent", format!("there is no agent {name:?}"))
-            }
-            other => other,
-        })
-    };
-    match made.await {
-        Ok((row, token)) => render(&Secret {
-            layout: layout.title(format!("Invitation {}", row.name)),
-            label: "Token",
-            text: "This token is shown this once. It lets a host join; keep it as you would a password.".into(),
-            commands: vec![
-                ("On the host that is to join", format!("muster-agent enroll <<'TOKEN'\n{token}\nTOKEN")),
-                ("Then", "muster-agent run".into()),
-            ],
-            secret: token,
-            back: "/invitations",
-        }),
-        Err(error) => {
-            fields.refuse(error)?;
-            render_refused(&invitations_page(&fleet, layout, &paging, fields).await?)
-        }
-    }
-}
-
-async fn ask_revoke_invitation(State(fleet): State<Fleet>, layout: Layout, Path(id): Path<String>) -> Result<Response> {
-    revoke_invitation_screen(&fleet, layout, &InvitationId(id)).await?.render()
-}
-
-async fn revoke_invitation_screen(fleet: &Fleet, layout: Layout, id: &InvitationId) -> Result<Confirm> {
-    let row = store::fetch_invitation(&mut *fleet.db.read().await?, id).await?;
-    let row = row.ok_or_else(|| Error::not_found("invitation", &id.0))?;
-    let question = format!("Nobody else can join by {}. Those who joined by it stay.", row.name);
-    Ok(Confirm::new(layout.title("Revoke the invitation?"), question, "Revoke invitation", "/invitations"))
-}
-
-async fn revoke_invitation(State(fleet): State<Fleet>, caller: Caller, Path(id): Path<String>) -> Result<Response> {
-    match fleet.revoke_invitation(&caller.actor, &InvitationId(id)).await {
-        Ok(()) => Ok(redirect("/invitations", "The invitation is revoked.")),
-        Err(error) => redirect_refused("/invitations", error),
     }
 }

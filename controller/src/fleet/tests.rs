@@ -4,3 +4,4 @@ mod history;
 mod line;
 mod logs;
 mod model;
+mod pages;

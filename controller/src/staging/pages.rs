@@ -1,4 +1,6 @@
-//! The pages of stagings: the list, one staging with its actions and log, operations, projects.
+//! The pages of stagings: the list, one staging with its actions and log, operations.
+
+mod project;
 
 use std::sync::Arc;
 
@@ -10,9 +12,9 @@ use axum::{
 use http::Method;
 
 use super::{
-    api::{self, OperationView, Project, StagingQuery, StagingView, owned, show},
+    api::{self, OperationView, StagingQuery, StagingView, owned, show},
     form::{self, Row},
-    model::{Level, MaskedSettings, OperationId, Outcome, ProjectSpec, Status, Verb, why_not},
+    model::{Level, MaskedSettings, OperationId, Outcome, Status, Verb, why_not},
     service::{NewStaging, Staging, Which},
     store,
 };
@@ -97,22 +99,6 @@ struct UpdatePage {
     fields: Fields,
 }
 
-#[derive(Template)]
-#[template(path = "staging/templates/projects.html")]
-struct ProjectsPage {
-    layout: Layout,
-    projects: Page<Project>,
-}
-
-#[derive(Template)]
-#[template(path = "staging/templates/project.html")]
-struct ProjectPage {
-    layout: Layout,
-    /// None when it is being made.
-    project: Option<Project>,
-    fields: Fields,
-}
-
 /// The pages of the domain.
 pub fn routes(staging: Staging) -> Routes {
     let operate = Policy::owner_or(Role::Operator);
@@ -130,13 +116,13 @@ pub fn routes(staging: Staging) -> Routes {
         .page(get.clone(), "/staging/projects/{project}/stagings/{name}/forget", Policy::admin(), ask_forget)
         .page(post.clone(), "/staging/projects/{project}/stagings/{name}/forget", Policy::admin(), forget)
         .page(get.clone(), "/staging/operations/{id}", Policy::viewer(), operation)
-        .page(get.clone(), "/staging/projects", Policy::viewer(), projects)
-        .page(get.clone(), "/staging/new-project", Policy::admin(), new_project)
-        .page(post.clone(), "/staging/new-project", Policy::admin(), create_project)
-        .page(get.clone(), "/staging/projects/{project}", Policy::viewer(), project)
-        .page(post.clone(), "/staging/projects/{project}", Policy::admin(), save_project)
-        .page(get, "/staging/projects/{project}/remove", Policy::admin(), ask_remove_project)
-        .page(post, "/staging/projects/{project}/remove", Policy::admin(), remove_project)
+        .page(get.clone(), "/staging/projects", Policy::viewer(), project::projects)
+        .page(get.clone(), "/staging/new-project", Policy::admin(), project::new_project)
+        .page(post.clone(), "/staging/new-project", Policy::admin(), project::create_project)
+        .page(get.clone(), "/staging/projects/{project}", Policy::viewer(), project::project)
+        .page(post.clone(), "/staging/projects/{project}", Policy::admin(), project::save_project)
+        .page(get, "/staging/projects/{project}/remove", Policy::admin(), project::ask_remove_project)
+        .page(post, "/staging/projects/{project}/remove", Policy::admin(), project::remove_project)
         .with_state(staging)
 }
 
@@ -503,94 +489,4 @@ async fn operation(State(staging): State<Staging>, layout: Layout, Path(id): Pat
     let pieces = api::output(&staging, &id).await?.pieces;
     let title = format!("{} of {}/{}", operation.verb.word(), operation.project, operation.name);
     render(&OperationPage { layout: layout.title(title), operation, pieces })
-}
-
-// === projects ===
-
-async fn projects(State(staging): State<Staging>, layout: Layout, paging: Paging) -> Result<Response> {
-    let rows = store::projects(&mut *staging.fleet.db.read().await?, &paging.after, paging.rows()).await?;
-    let projects = paging.page(rows, |p| p.name.clone()).try_map(Project::try_from)?;
-    render(&ProjectsPage { layout: layout.title("Projects"), projects })
-}
-
-async fn new_project(layout: Layout) -> Result<Response> {
-    let spec: ProjectSpec = serde_json::from_value(serde_json::json!({
-        "base_domain": "", "namespace": "", "wrappers": "",
-    }))
-    .map_err(Error::internal)?;
-    render(&ProjectPage { layout: layout.title("New project"), project: None, fields: form::of_project("", &spec) })
-}
-
-async fn create_project(
-    State(staging): State<Staging>,
-    caller: Caller,
-    layout: Layout,
-    mut fields: Fields,
-) -> Result<Response> {
-    let made = async { staging.create_project(&caller.actor, fields.text("name"), &form::project(&fields)?).await };
-    match made.await {
-        Ok(_) => Ok(redirect(&format!("/staging/projects/{}", fields.text("name")), "The project is made.")),
-        Err(error) => {
-            fields.refuse(error)?;
-            render_refused(&ProjectPage { layout: layout.title("New project"), project: None, fields })
-        }
-    }
-}
-
-async fn find_project(staging: &Staging, name: &str) -> Result<Project> {
-    staging.project(&mut *staging.fleet.db.read().await?, name).await?.try_into()
-}
-
-async fn project(State(staging): State<Staging>, layout: Layout, Path(name): Path<String>) -> Result<Response> {
-    let project = find_project(&staging, &name).await?;
-    let fields = form::of_project(&name, &project.spec);
-    render(&ProjectPage { layout: layout.title(name), project: Some(project), fields })
-}
-
-async fn save_project(
-    State(staging): State<Staging>,
-    caller: Caller,
-    layout: Layout,
-    Path(name): Path<String>,
-    mut fields: Fields,
-) -> Result<Response> {
-    let project = find_project(&staging, &name).await?;
-    let saved = async {
-        let version = Some(fields.number("version")?);
-        staging.save_project(&caller.actor, &name, &form::project(&fields)?, version).await
-    };
-    match saved.await {
-        Ok(_) => Ok(redirect(&format!("/staging/projects/{name}"), "Saved.")),
-        Err(error) => {
-            fields.refuse(error)?;
-            render_refused(&ProjectPage { layout: layout.title(name), project: Some(project), fields })
-        }
-    }
-}
-
-fn remove_project_screen(layout: Layout, name: &str) -> Confirm {
-    let question = format!("The project {name} is removed. It must have no stagings.");
-    Confirm::new(layout.title("Remove the project?"), question, "Remove project", format!("/staging/projects/{name}"))
-}
-
-async fn ask_remove_project(
-    State(staging): State<Staging>,
-    layout: Layout,
-    Path(name): Path<String>,
-) -> Result<Response> {
-    find_project(&staging, &name).await?;
-    remove_project_screen(layout, &name).render()
-}
-
-async fn remove_project(
-    State(staging): State<Staging>,
-    caller: Caller,
-    layout: Layout,
-    Path(name): Path<String>,
-    fields: Fields,
-) -> Result<Response> {
-    match staging.remove_project(&caller.actor, &name).await {
-        Ok(()) => Ok(redirect("/staging/projects", format!("The project {name} is removed."))),
-        Err(error) => remove_project_screen(layout, &name).refused(fields, error),
-    }
 }

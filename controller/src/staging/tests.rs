@@ -1,3 +1,4 @@
+mod form;
 mod history;
 mod model;
 mod plan;

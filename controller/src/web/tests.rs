@@ -516,3 +516,28 @@ fn differences_name_their_fields() {
     assert_eq!(fields, ["spec.n.y", "spec.tag"]);
     assert!(super::manifest::differences("spec", &a, &a).is_empty());
 }
+
+#[test]
+fn times_and_sizes_are_said_as_people_say_them() {
+    use super::view::{Chip, Tone, When, bytes, duration};
+    let now = 1_700_000_000_000;
+    for (ago, said) in [
+        (0, "just now"),
+        (4_999, "just now"),
+        (59_000, "59 s ago"),
+        (61_000, "1 min ago"),
+        (7_200_000, "2 h ago"),
+        (86_400_000, "1 day ago"),
+        (10 * 86_400_000, "10 days ago"),
+        (-7_200_000, "in 2 h"),
+    ] {
+        assert_eq!(When { at: now - ago, now }.relative(), said);
+    }
+    let when = When { at: now, now }.to_string();
+    assert_eq!(when, r#"<time datetime="2023-11-14T22:13:20Z" title="2023-11-14 22:13:20 UTC">just now</time>"#);
+    assert_eq!(When { at: i64::MAX, now }.full(), "1970-01-01T00:00:00Z", "what is no time is no reason to fail");
+    assert_eq!([bytes(1023), bytes(1024), bytes(3 << 30)], ["1023 B", "1.0 KiB", "3.0 GiB"]);
+    assert_eq!([duration(999), duration(1250), duration(184_000)], ["999 ms", "1.2 s", "3 min 4 s"]);
+    let chip = Chip { word: "used_<b>", tone: Tone::Warn }.to_string();
+    assert_eq!(chip, r#"<span class="chip warn" data-status="used_&#60;b&#62;">used &#60;b&#62;</span>"#);
+}

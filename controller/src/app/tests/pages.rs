@@ -1,0 +1,329 @@
+//! The console as a whole: who sees what, what a form refuses, and what never reaches a browser.
+
+use axum::{body::Body, response::Response};
+use http::{Request, StatusCode};
+use tower::ServiceExt;
+
+use super::*;
+use crate::{
+    fleet::model::Class,
+    platform::events::{Actor, Source},
+    staging::{
+        Staging,
+        model::{Level, Override, ProjectSpec},
+        service::NewStaging,
+    },
+    testing::{house, settle_agent},
+    web::{
+        Authenticate, Caller,
+        gate::{Client, Shown},
+    },
+};
+
+const HOSTILE: &str = r#""><script>alert(1)</script>&'"#;
+const SECRET: &str = "hunter2-hunter2";
+const PASSWORD: &str = "correct horse battery";
+
+/// A house with an agent, a project, a staging and a user of each role, and a way to look at it.
+struct Console {
+    router: Router,
+    access: Access,
+    table: Vec<web::routes::Entry>,
+    invitation: String,
+}
+
+/// A person at a browser.
+struct Person {
+    cookie: String,
+    caller: Caller,
+}
+
+fn client() -> Client {
+    Client { address: "192.0.2.1".into(), user_agent: HOSTILE.into() }
+}
+
+impl Console {
+    async fn new() -> Self {
+        let db = fresh("sqlite:").await;
+        let fleet = house(&db, "r1").await;
+        let access = Access::cheap(db.clone());
+        for role in [Role::Viewer, Role::Operator, Role::Admin] {
+            let made = access.create_user(&Actor::controller(), role.word(), role, Some(PASSWORD)).await;
+            made.expect("a user");
+        }
+        let invitation = furnish(&fleet).await;
+        let surface = || {
+            let context = Context { db: db.clone(), fleet: fleet.clone() };
+            let Domain { routes, pages, cards, manifests, .. } = merge(DOMAINS.iter().map(|e| (e.open)(&context)));
+            let ops = Ops { fleet: fleet.clone(), loops: Arc::new(OnceLock::new()), stop: CancellationToken::new() };
+            Surface { access: access.clone(), ops, routes: routes.merge(pages), cards, manifests }
+        };
+        let table = surface().all(Arc::default()).0.table();
+        let gate = Gate {
+            db: db.clone(),
+            seal: SealKey::new(&SealKey::generate()).into(),
+            authenticate: Arc::new(access.clone()),
+            hosts: vec![],
+            secure: true,
+            behind_proxy: false,
+            nav: navigation(vec![]),
+            stop: CancellationToken::new(),
+        };
+        Self { router: surface().router(gate).0, access, table, invitation }
+    }
+
+    async fn person(&self, role: Role) -> Person {
+        let entrance = self.access.enter(role.word(), PASSWORD, &client()).await.expect("enters");
+        let secret = self.access.open_session(&entrance, &client(), None).await.expect("a session");
+        let caller = self.access.who(Shown::Session(&secret), Source::Console).await.expect("an answer");
+        Person { cookie: format!("__Host-muster={secret}"), caller: caller.expect("is known") }
+    }
+
+    async fn ask(&self, request: Request<Body>) -> (StatusCode, http::HeaderMap, String) {
+        let answer: Response = self.router.clone().oneshot(request).await.expect("a router does not fail");
+        let (parts, body) = answer.into_parts();
+        let bytes = axum::body::to_bytes(body, usize::MAX).await.expect("a body");
+        (parts.status, parts.headers, String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    async fn get(&self, who: &Person, path: &str) -> (StatusCode, String) {
+        let request = Request::get(path).header("host", "localhost").header("cookie", &who.cookie).body(Body::empty());
+        let (status, _, body) = self.ask(request.expect("a request")).await;
+        (status, body)
+    }
+
+    /// Sends a form as it would come from its page.
+    async fn post(&self, who: &Person, path: &str, form: &str) -> (StatusCode, String, String) {
+        let form = format!("csrf={}&{form}", who.caller.csrf());
+        let (status, headers, body) = self.ask(bare_post(Some(who), path, form)).await;
+        let to = headers.get("location").map(|l| l.to_str().expect("text").to_owned());
+        (status, to.unwrap_or_default(), body)
+    }
+
+    /// Paths of the pages, with something there in place of their parameters.
+    fn pages(&self, method: &str) -> Vec<(String, String)> {
+        let pages = self.table.iter().filter(|e| e.method == method && e.remarks.contains("page"));
+        let fill = |path: &str| {
+            let id = match path {
+                p if p.starts_with("/fleet") => "a",
+                p if p.starts_with("/invitations") => self.invitation.as_str(),
+                _ => "none",
+            };
+            let name = if path.starts_with("/users") { "viewer" } else { "web" };
+            path.replace("{id}", id).replace("{project}", "shop").replace("{name}", name)
+        };
+        pages.map(|e| (fill(&e.path), e.who.clone())).collect()
+    }
+}
+
+fn bare_post(who: Option<&Person>, path: &str, form: String) -> Request<Body> {
+    let request = Request::post(path)
+        .header("host", "localhost")
+        .header("content-type", "application/x-www-form-urlencoded")
+        .header("cookie", who.map_or("", |p| p.cookie.as_str()));
+    request.body(Body::from(form)).expect("a request")
+}
+
+/// An agent, a project and a staging that do not mean well. Gives the id of an invitation.
+async fn furnish(fleet: &Fleet) -> String {
+    let ada = Actor { name: "user/ada".into(), source: Source::Cli };
+    let agent = settle_agent(fleet, "a", Class::StagingHost, &[]).await;
+    fleet.relabel(&ada, &agent, HOSTILE, &Default::default(), None).await.expect("is renamed");
+    let new = fleet::service::NewInvitation {
+        name: HOSTILE.into(),
+        class: Class::StagingHost,
+        labels: Default::default(),
+        max_uses: 1,
+        life: 3_600_000,
+        for_agent: None,
+    };
+    let (invitation, _) = fleet.invite(&ada, &new).await.expect("an invitation");
+    let staging = Staging { fleet: fleet.clone() };
+    let spec = serde_json::json!({"base_domain": "shop.test", "namespace": "shop", "wrappers": "process"});
+    let spec: ProjectSpec = serde_json::from_value(spec).expect("a project");
+    staging.create_project(&ada, "shop", &spec).await.expect("a project");
+    let open = Override { level: Level::Staging, key: HOSTILE.into(), value: HOSTILE.into(), secret: false };
+    let secret = Override { level: Level::App, key: "TOKEN".into(), value: SECRET.into(), secret: true };
+    let overrides = vec![open, secret];
+    let new = NewStaging { project: "shop".into(), name: "web".into(), tag: "v1<b>".into(), overrides };
+    staging.create(&ada, &new).await.expect("a staging");
+    invitation.id
+}
+
+const WEB: &str = "/staging/projects/shop/stagings/web";
+
+#[tokio::test]
+async fn every_page_shows_and_what_it_shows_is_escaped() {
+    let console = Console::new().await;
+    let admin = console.person(Role::Admin).await;
+    let mut seen = 0;
+    for (path, _) in console.pages("GET") {
+        let (status, body) = console.get(&admin, &path).await;
+        let wanted = if path.ends_with("/none") { StatusCode::NOT_FOUND } else { StatusCode::OK };
+        assert_eq!(status, wanted, "{path}: {body}");
+        assert!(!body.contains("<script>alert"), "{path} does not escape");
+        assert!(!body.contains(SECRET), "{path} tells a secret");
+        assert!(!body.contains(" style=") && !body.contains(" onclick="), "{path} needs what its own policy forbids");
+        seen += usize::from(body.contains("&#60;script&#62;alert"));
+    }
+    assert!(seen >= 5, "the hostile texts stand on the pages, escaped: {seen}");
+}
+
+#[tokio::test]
+async fn who_is_not_known_is_led_to_the_log_in() {
+    let console = Console::new().await;
+    for (path, who) in console.pages("GET") {
+        let request = Request::get(&path).header("host", "localhost").body(Body::empty()).expect("a request");
+        let (status, headers, _) = console.ask(request).await;
+        if who == "public" {
+            assert_eq!(status, StatusCode::OK, "{path}");
+        } else {
+            assert_eq!((status, &headers["location"].as_bytes()[..12]), (StatusCode::SEE_OTHER, &b"/login?next="[..]));
+        }
+    }
+    for (path, who) in console.pages("POST") {
+        if who != "public" {
+            let (status, ..) = console.ask(bare_post(None, &path, String::new())).await;
+            assert_eq!(status, StatusCode::UNAUTHORIZED, "{path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_form_without_its_token_is_refused() {
+    let console = Console::new().await;
+    let admin = console.person(Role::Admin).await;
+    let pages = console.pages("POST");
+    assert!(pages.len() > 15, "{pages:?}");
+    for (path, _) in pages {
+        let (status, _, body) = console.ask(bare_post(Some(&admin), &path, "verb=archive&csrf=x".into())).await;
+        assert_eq!(status, StatusCode::FORBIDDEN, "{path}");
+        assert!(body.contains("out of date"), "{path}: {body}");
+    }
+}
+
+#[tokio::test]
+async fn each_role_sees_the_buttons_it_may_press() {
+    let console = Console::new().await;
+    let acts = [
+        (WEB, "id=\"act\"", Role::Operator),
+        (WEB, "id=\"forget\"", Role::Admin),
+        ("/staging", "href=\"/staging/new\"", Role::Operator),
+        ("/staging/projects", "/staging/new-project", Role::Admin),
+        ("/staging/projects/shop", "id=\"change-project\"", Role::Admin),
+        ("/fleet/agents/a", "id=\"change-agent\"", Role::Operator),
+        ("/fleet/agents/a", "/fleet/agents/a/revoke", Role::Admin),
+        ("/invitations", "id=\"create-invitation\"", Role::Operator),
+        ("/invitations", "/revoke", Role::Operator),
+    ];
+    for role in [Role::Viewer, Role::Operator, Role::Admin] {
+        let person = console.person(role).await;
+        for (path, what, least) in acts {
+            let (status, body) = console.get(&person, path).await;
+            assert_eq!(status, StatusCode::OK, "{path}");
+            assert_eq!(body.contains(what), role >= least, "{what} on {path} for {}", role.word());
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_asked_for_is_off_and_says_why() {
+    let console = Console::new().await;
+    let operator = console.person(Role::Operator).await;
+    let (_, body) = console.get(&operator, WEB).await;
+    let why = "disabled title=\"create is pending; wait for its end, or cancel it\"";
+    assert_eq!(body.matches(why).count(), 4, "{body}");
+    assert!(body.contains("<button name=\"verb\" value=\"cancel\" class=\"quiet\">"), "{body}");
+    let (status, to, _) = console.post(&operator, WEB, "verb=archive").await;
+    assert_eq!((status, to.as_str()), (StatusCode::SEE_OTHER, WEB), "asked all the same, it is refused with a message");
+    let (status, to, _) = console.post(&operator, WEB, "verb=cleanup").await;
+    assert_eq!((status, to), (StatusCode::SEE_OTHER, format!("{WEB}/cleanup")), "a loss is asked about first");
+    let (status, _, body) = console.post(&operator, &format!("{WEB}/cleanup"), "confirm=yes").await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(body.contains("create is pending"), "{body}");
+}
+
+#[tokio::test]
+async fn a_refused_form_keeps_what_was_typed_but_no_secret() {
+    let console = Console::new().await;
+    let operator = console.person(Role::Operator).await;
+    let rows = "rows=3&overrides[0].level=app&overrides[0].key=&overrides[0].value=\
+                &overrides[1].level=staging&overrides[1].key=A%3DB&overrides[1].value=%3Cb%3Ekept\
+                &overrides[2].level=app&overrides[2].key=K&overrides[2].value=typed-secret&overrides[2].secret=on";
+    let form = format!("project=shop&name=other&tag=v1&{rows}");
+    let (status, _, body) = console.post(&operator, "/staging/new", &form).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(body.contains("id=\"key-1-error\">a key has no"), "the mistake stands at its own row: {body}");
+    assert!(body.contains("value=\"&#60;b&#62;kept\"") && body.contains("value=\"other\""), "{body}");
+    assert!(!body.contains("typed-secret"), "a secret does not come back");
+    let (status, _, body) = console.post(&operator, "/staging/new", &format!("{form}&more=1")).await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(body.contains("overrides[6].key") && body.contains("value=\"other\""), "more rows, and nothing is lost");
+    let (status, _, body) = console.post(&operator, "/staging/new", "project=shop&name=Other&tag=v1&rows=0").await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(body.contains("id=\"name-error\"") && body.contains("value=\"Other\""), "{body}");
+    let (status, to, body) = console.post(&operator, "/staging/new", "project=shop&name=other&tag=v1&rows=0").await;
+    assert_eq!(status, StatusCode::SEE_OTHER, "{body}");
+    assert_eq!(to, "/staging/projects/shop/stagings/other");
+}
+
+#[tokio::test]
+async fn a_stale_form_changes_nothing_and_says_so() {
+    let console = Console::new().await;
+    let operator = console.person(Role::Operator).await;
+    let form = "name=renamed&labels=pool%3Ddev&version=1";
+    let (status, _, body) = console.post(&operator, "/fleet/agents/a", form).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(body.contains("it has changed since you read it") && body.contains("value=\"renamed\""), "{body}");
+    let (_, _, body) = console.post(&operator, "/fleet/agents/a", "name=renamed&labels=pool&version=2").await;
+    assert!(body.contains("id=\"labels-error\""), "{body}");
+    let (status, ..) = console.post(&operator, "/fleet/agents/a", "name=renamed&labels=pool%3Ddev&version=2").await;
+    assert_eq!(status, StatusCode::SEE_OTHER);
+}
+
+#[tokio::test]
+async fn a_log_in_says_what_was_wrong_and_leads_on() {
+    let console = Console::new().await;
+    let send = |form: &str| bare_post(None, "/login", form.to_owned());
+    let (status, _, body) = console.ask(send("name=admin&password=wrong&next=/fleet")).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(body.contains("the name or the password is wrong") && body.contains("value=\"admin\""), "{body}");
+    for (next, to) in [("/fleet", "/fleet"), ("//evil.example", "/"), ("", "/")] {
+        let form = format!("name=admin&password=correct%20horse%20battery&next={next}");
+        let (status, headers, _) = console.ask(send(&form)).await;
+        assert_eq!((status, headers["location"].to_str().expect("text")), (StatusCode::SEE_OTHER, to));
+        let cookie = headers["set-cookie"].to_str().expect("text");
+        assert!(cookie.starts_with("__Host-muster=") && cookie.contains("HttpOnly"), "{cookie}");
+    }
+}
+
+#[tokio::test]
+async fn an_invitation_shows_its_token_once() {
+    let console = Console::new().await;
+    let operator = console.person(Role::Operator).await;
+    let form = "name=lab&class=staging-host&labels=pool%3Ddev&max_uses=2&hours=1&for_agent=";
+    let (status, _, body) = console.post(&operator, "/invitations", form).await;
+    assert_eq!(status, StatusCode::OK);
+    let token = body.split("data-copy>").nth(1).and_then(|rest| rest.split('<').next()).expect("a token").to_owned();
+    assert!(body.contains("muster-agent enroll") && token.len() > 40, "{body}");
+    let (_, list) = console.get(&operator, "/invitations").await;
+    assert!(list.contains("lab") && !list.contains(&token));
+    let (status, _, body) =
+        console.post(&operator, "/invitations", "name=x&class=staging-host&max_uses=a&hours=1").await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(body.contains("id=\"max_uses-error\">a whole number is needed"), "{body}");
+}
+
+#[tokio::test]
+async fn an_identity_is_taken_away_only_with_a_reason() {
+    let console = Console::new().await;
+    let admin = console.person(Role::Admin).await;
+    let path = "/fleet/agents/a/revoke";
+    let (status, _, body) = console.post(&admin, path, "confirm=yes&reason=").await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(body.contains("id=\"reason-error\">say why"), "{body}");
+    let (status, to, _) = console.post(&admin, path, "confirm=yes&reason=stolen").await;
+    assert_eq!((status, to.as_str()), (StatusCode::SEE_OTHER, "/fleet/agents/a"));
+    let (_, body) = console.get(&admin, "/fleet/agents/a").await;
+    assert!(body.contains("data-status=\"revoked\"") && body.contains("stolen"), "{body}");
+}
