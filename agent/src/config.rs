@@ -1,6 +1,7 @@
 //! The agent's configuration: flag before environment before file before default.
 //!
-//! Files are `/etc/muster/agent.toml` and, over it, `/etc/muster/agent.d/*.toml` in the order of their names. A key that
+//! Files are `/etc/muster-agent/agent.toml` and, over it, `/etc/muster-agent/agent.d/*.toml` in the order of their names;
+//! under a service manager the folder is the one it names in `CONFIGURATION_DIRECTORY`. A key that
 //! nobody reads is refused by name, since it is a setting its writer believes in.
 
 use std::{
@@ -12,8 +13,8 @@ use std::{
 use serde::Deserialize;
 use toml::{Table, Value};
 
-/// Where the file lies unless a flag or `MUSTER_AGENT_CONFIG` says otherwise.
-pub const DEFAULT_FILE: &str = "/etc/muster/agent.toml";
+/// Where the file lies unless a flag, `MUSTER_AGENT_CONFIG` or the service manager says otherwise.
+pub const DEFAULT_FILE: &str = "/etc/muster-agent/agent.toml";
 
 const PREFIX: &str = "MUSTER_AGENT_";
 
@@ -135,6 +136,12 @@ pub fn load(
     }
     let config = Config::deserialize(Value::Table(merged))?;
     Ok(Loaded { config, origins })
+}
+
+/// The file in the folder that the service manager names, if there is one.
+pub fn from_service_manager() -> Option<PathBuf> {
+    let folder = PathBuf::from(std::env::var_os("CONFIGURATION_DIRECTORY")?);
+    Some(folder.join("agent.toml")).filter(|path| path.is_file())
 }
 
 fn files(chosen: Option<&Path>) -> anyhow::Result<Vec<PathBuf>> {

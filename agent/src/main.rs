@@ -115,7 +115,8 @@ fn act(cli: Cli) -> anyhow::Result<ExitCode> {
     flags.extend(cli.state_dir.map(|dir| ("state_dir", text(dir))));
     flags.extend(cli.log.map(|log| ("log", toml::Value::String(log))));
     let env = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
-    let loaded = config::load(cli.config.as_deref(), flags, env)?;
+    let config = cli.config.or_else(config::from_service_manager);
+    let loaded = config::load(config.as_deref(), flags, env)?;
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::try_new(&loaded.config.log).context("log")?)
         .with_writer(io::stderr)
@@ -171,10 +172,14 @@ async fn enroll(
     Ok(ExitCode::SUCCESS)
 }
 
+/// The invitation that the service manager hands over; none when it is blank, which is how a unit says that it has none.
+fn credential() -> Option<PathBuf> {
+    let path = PathBuf::from(std::env::var_os("CREDENTIALS_DIRECTORY")?).join("invitation");
+    fs::read_to_string(&path).is_ok_and(|text| !text.trim().is_empty()).then_some(path)
+}
+
 fn read_token(file: Option<PathBuf>) -> anyhow::Result<String> {
-    let credential = std::env::var_os("CREDENTIALS_DIRECTORY").map(|dir| PathBuf::from(dir).join("invitation"));
-    let path = file.or(credential.filter(|path| path.exists()));
-    if let Some(path) = path {
+    if let Some(path) = file.or_else(credential) {
         return fs::read_to_string(&path).with_context(|| path.display().to_string());
     }
     if io::stdin().is_terminal() {
@@ -186,6 +191,10 @@ fn read_token(file: Option<PathBuf>) -> anyhow::Result<String> {
 }
 
 async fn run(loaded: Loaded, machine: Arc<Machine>) -> anyhow::Result<ExitCode> {
+    // A host that was given its invitation with its unit joins by itself at its first start.
+    if let (None, Some(invitation)) = (Identity::load(&loaded.config.state_dir)?, credential()) {
+        enroll(&loaded, &*machine, Some(invitation), false).await?;
+    }
     let stop = CancellationToken::new();
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let stopping = async {

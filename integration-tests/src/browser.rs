@@ -21,6 +21,7 @@ pub struct Browser {
     socket: WebSocket<MaybeTlsStream<TcpStream>>,
     session: String,
     sent: u64,
+    width: u32,
     shots: PathBuf,
     _profile: TempDir,
 }
@@ -51,8 +52,15 @@ impl Browser {
             Some(format!("ws://127.0.0.1:{port}{path}"))
         });
         let (socket, _) = tungstenite::connect(address).expect("Chromium answers");
-        let mut browser =
-            Self { process, socket, session: String::new(), sent: 0, shots: shots.to_owned(), _profile: profile };
+        let mut browser = Self {
+            process,
+            socket,
+            session: String::new(),
+            sent: 0,
+            width: 1280,
+            shots: shots.to_owned(),
+            _profile: profile,
+        };
         let target = browser.call("Target.createTarget", json!({"url": "about:blank"}));
         let attached = browser.call("Target.attachToTarget", json!({"targetId": target["targetId"], "flatten": true}));
         browser.session = attached["sessionId"].as_str().expect("a session").to_owned();
@@ -95,6 +103,7 @@ impl Browser {
     /// As wide as a desktop or as a phone, light or dark.
     pub fn look(&mut self, width: u32, dark: bool) {
         let mobile = width < 600;
+        self.width = width;
         let metrics = json!({"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": mobile});
         self.call("Emulation.setDeviceMetricsOverride", metrics);
         let scheme = if dark { "dark" } else { "light" };
@@ -187,7 +196,8 @@ impl Browser {
 
     /// Whether the page is no wider than its window.
     pub fn fits(&mut self) -> bool {
-        self.eval("document.documentElement.scrollWidth <= window.innerWidth") == true
+        // A phone's window grows with a page that is too wide, so it is no measure.
+        self.eval("document.documentElement.scrollWidth").as_u64() <= Some(self.width.into())
     }
 
     /// Keeps a picture of the whole page.

@@ -42,3 +42,11 @@ fn wrapper_folders_are_read_and_their_environment_is_not_shown() {
     );
     assert!(!format!("{:?}", loaded.origins).contains("secret"));
 }
+
+#[test]
+fn the_sample_that_is_shipped_is_read() {
+    let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/examples/agent.toml");
+    let loaded = load(Some(Path::new(sample)), Vec::new(), std::iter::empty()).expect("it is right");
+    assert!(loaded.config.accept.kinds.contains(&"staging.*".to_owned()));
+    assert_eq!(loaded.config.staging.wrappers["process"].env, ["STAGINGS_DIR=/var/lib/muster-agent/stagings"]);
+}

@@ -29,7 +29,7 @@ use crate::{
     },
 };
 
-/// How long the log keeps operations of stagings that are gone, milliseconds.
+/// How long the log keeps operations, milliseconds; of a staging that is there, the last one stays.
 const KEEP_OPERATIONS: i64 = 90 * 86_400_000;
 
 /// Plans for every staging, on the one replica that holds the lease.

@@ -361,11 +361,12 @@ pub async fn operations(
     Ok(select.fetch_all(conn).await?)
 }
 
-/// Operations that ended before `before`, of stagings that are gone, at most a few at a time.
+/// Operations that ended before `before` and are not the last of a staging that is there, a few at a time.
 pub async fn old_operations(conn: &mut Conn, before: i64) -> Result<Vec<OperationId>> {
     let rows: Vec<(String,)> = sqlx::query_as(
-        "select id from staging_operation o where ended_at < $1 and not exists \
-         (select 1 from staging_staging s where s.id = o.staging_id) order by id limit 100",
+        "select id from staging_operation o where ended_at < $1 and (exists (select 1 from staging_operation newer \
+         where newer.staging_id = o.staging_id and newer.id > o.id) or not exists \
+         (select 1 from staging_staging s where s.id = o.staging_id)) order by id limit 100",
     )
     .bind(before)
     .fetch_all(conn)
