@@ -1,5 +1,6 @@
 //! The house in one process: a real controller, real agents, a fake host at the very edge. See [`World`].
 
+pub mod browser;
 pub mod host;
 pub mod processes;
 pub mod world;

@@ -22,7 +22,8 @@ use tokio::sync::Notify;
 
 const HELLO: Which<'static> = Which { project: "shop", name: "hello" };
 
-fn project() -> ProjectSpec {
+/// The project of these stories.
+pub fn project() -> ProjectSpec {
     ProjectSpec {
         base_domain: "shop.test".into(),
         namespace: "shop".into(),

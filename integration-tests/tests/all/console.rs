@@ -1,0 +1,127 @@
+//! The console in a real browser: a staging's life by mouse, and once more without scripts. Pictures of the pages, at
+//! desktop and phone width, in light and dark, stay in `target/screenshots`.
+
+use std::path::PathBuf;
+
+use muster_controller::fleet::model::Class;
+use muster_integration_tests::{World, browser::Browser, world::tester};
+
+const PASSWORD: &str = "a password for this house";
+const HELLO: &str = "/staging/projects/shop/stagings/hello";
+const STATUS: &str = "#staging [role=status]";
+
+fn shots() -> PathBuf {
+    let own = std::env::current_exe().expect("a test knows where it lies");
+    own.ancestors().nth(3).expect("tests lie in target/<profile>/deps").join("screenshots")
+}
+
+/// A house with a host and a project.
+async fn shop() -> (World, muster_integration_tests::world::Agent) {
+    let world = World::new().await;
+    let agent = world.agent("host-1", Class::StagingHost, &[("pool", "a")]).await;
+    world.home.staging.save_project(&tester(), "shop", &crate::staging::project(), None).await.expect("a project");
+    (world, agent)
+}
+
+/// Logs in with the first password and chooses another, as the console asks for.
+fn log_in(browser: &mut Browser, api: &str, first: &str) {
+    browser.go(&format!("{api}/"));
+    browser.fill("#name", "admin");
+    browser.fill("#password", first);
+    browser.follow("form#login button");
+    browser.fill("#current", first);
+    browser.fill("#password", PASSWORD);
+    browser.fill("#again", PASSWORD);
+    browser.follow("form#password-form button");
+}
+
+/// Makes a staging with an open and a secret override.
+fn create(browser: &mut Browser, api: &str) {
+    browser.go(&format!("{api}/staging/new"));
+    browser.fill("#name", "hello");
+    browser.fill("#tag", "v1");
+    browser.fill("#key-0", "COLOUR");
+    browser.fill("#value-0", "blue");
+    browser.fill("#key-1", "PASSWORD");
+    browser.fill("#value-1", "hunter2-is-secret");
+    browser.click("[name='overrides[1].secret']");
+    browser.follow("form#create-staging button[name=create]");
+}
+
+fn act(browser: &mut Browser, verb: &str) {
+    browser.follow(&format!("form#act button[value={verb}]"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_staging_lives_its_life_by_mouse() {
+    let (world, _agent) = shop().await;
+    let (api, first) = (world.home.api.clone(), world.home.first_admin.clone().expect("a first admin"));
+    let walk = tokio::task::spawn_blocking(move || {
+        let mut browser = Browser::start(&shots());
+        log_in(&mut browser, &api, &first);
+        create(&mut browser, &api);
+        // What follows comes by itself: nobody loads the page again.
+        browser.wait_for(STATUS, "Running");
+        let page = browser.text("main");
+        assert!(page.contains("COLOUR") && page.contains("blue") && !page.contains("hunter2"), "{page}");
+        act(&mut browser, "update");
+        browser.fill("#tag", "v2");
+        browser.follow("form#update-staging button[name=update]");
+        browser.wait_for("#tag", "v2");
+        browser.wait_for(STATUS, "Running");
+        for (name, path) in [
+            ("staging", HELLO),
+            ("stagings", "/staging"),
+            ("home", "/"),
+            ("fleet", "/fleet"),
+            ("events", "/events"),
+            ("create", "/staging/new"),
+            ("projects", "/staging/projects"),
+            ("invitations", "/invitations"),
+            ("users", "/users"),
+            ("account", "/account"),
+        ] {
+            browser.go(&format!("{api}{path}"));
+            for (width, size) in [(1280, "desktop"), (390, "phone")] {
+                for (dark, scheme) in [(false, "light"), (true, "dark")] {
+                    browser.look(width, dark);
+                    assert!(browser.fits(), "{name} is wider than a {size}");
+                    browser.shot(&format!("{name}-{size}-{scheme}"));
+                }
+            }
+            browser.look(1280, false);
+        }
+        browser.go(&format!("{api}{HELLO}"));
+        act(&mut browser, "archive");
+        browser.wait_for(STATUS, "Archived");
+        act(&mut browser, "restore");
+        browser.wait_for(STATUS, "Running");
+        act(&mut browser, "archive");
+        browser.wait_for(STATUS, "Archived");
+        act(&mut browser, "cleanup");
+        browser.follow("form#confirm button[name=confirm]");
+        browser.go(&format!("{api}/staging"));
+        browser.reload_for("main", "No stagings");
+    });
+    walk.await.expect("the walk ends well");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_staging_lives_its_life_without_scripts() {
+    let (world, _agent) = shop().await;
+    let (api, first) = (world.home.api.clone(), world.home.first_admin.clone().expect("a first admin"));
+    let walk = tokio::task::spawn_blocking(move || {
+        let mut browser = Browser::start(&shots());
+        browser.scripts(false);
+        log_in(&mut browser, &api, &first);
+        create(&mut browser, &api);
+        browser.reload_for(STATUS, "Running");
+        act(&mut browser, "archive");
+        browser.reload_for(STATUS, "Archived");
+        act(&mut browser, "cleanup");
+        browser.follow("form#confirm button[name=confirm]");
+        browser.go(&format!("{api}/staging"));
+        browser.reload_for("main", "No stagings");
+    });
+    walk.await.expect("the walk ends well");
+}
