@@ -103,6 +103,7 @@ pub fn routes(access: Access) -> Routes {
         .page(post.clone(), PASSWORD, Policy::logged_in().before_change().body_limit(SMALL), change_password)
         .page(get.clone(), "/account", Policy::logged_in(), account)
         .page(post.clone(), "/account/tokens", Policy::logged_in(), create_token)
+        .page(get.clone(), "/account/tokens/{id}/revoke", own, ask_revoke)
         .page(post.clone(), "/account/tokens/{id}/revoke", own, revoke_token)
         .page(post.clone(), "/account/sessions/{id}/end", own, end_session)
         .page(post.clone(), "/account/sessions/end-others", Policy::logged_in(), end_other_sessions)
@@ -232,16 +233,15 @@ async fn create_token(
     }
 }
 
-async fn revoke_token(
-    State(access): State<Access>,
-    caller: Caller,
-    Path(id): Path<String>,
-    fields: Fields,
-) -> Result<Response> {
-    let to = back(&fields);
+async fn ask_revoke(layout: Layout) -> Result<Response> {
+    let question = "Programs that use this token are refused from now on. A token that is revoked does not come back.";
+    Confirm::new(layout.title("Revoke the token?"), question, "Revoke token", ACCOUNT).render()
+}
+
+async fn revoke_token(State(access): State<Access>, caller: Caller, Path(id): Path<String>) -> Result<Response> {
     match access.revoke_token(&caller, &id).await {
-        Ok(()) => Ok(redirect(to, "The token is revoked.")),
-        Err(error) => redirect_refused(to, error),
+        Ok(()) => Ok(redirect(ACCOUNT, "The token is revoked.")),
+        Err(error) => redirect_refused(ACCOUNT, error),
     }
 }
 
