@@ -78,12 +78,15 @@ impl Client {
         text.map_err(|e| Failure::new(Failure::UNREACHABLE, format!("the answer broke off: {e}")))
     }
 
-    /// Reads a list whole, page by page.
+    /// Reads a list whole, page by page where it comes in pages.
     pub fn all(&self, path: &str) -> Result<Vec<Value>> {
         let (mut items, mut cursor) = (Vec::new(), String::new());
         loop {
             let joint = if path.contains('?') { '&' } else { '?' };
             let page: Value = self.get(&format!("{path}{joint}limit=500{cursor}"))?;
+            if let Value::Array(whole) = page {
+                return Ok(whole);
+            }
             items.extend(page["items"].as_array().cloned().unwrap_or_default());
             match page["next"].as_str() {
                 Some(next) => cursor = format!("&cursor={next}"),

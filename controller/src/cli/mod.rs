@@ -1,6 +1,6 @@
 //! The operator's command line. It talks to the REST API alone and shares its types.
 //!
-//! Data goes to standard output, talk to standard error. Exit codes are those of [`Failure::code`].
+//! Data goes to standard output, talk to standard error. Exit codes stand in `--help`.
 
 mod apply;
 mod client;

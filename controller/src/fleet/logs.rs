@@ -68,19 +68,20 @@ pub async fn append(tx: &mut Tx, log: &LogKey, offset: i64, data: &[u8]) -> Resu
     .try_get(0)?;
     let Some((begins, skip, gap)) = beyond(stored, offset, data.len() as i64) else { return Ok(stored) };
     if gap {
-        insert(tx, log, stored, begins, None).await?;
+        let now = tx.now();
+        insert(tx, log, (stored, begins), None, now).await?;
     }
     let fresh = &data[usize::try_from(skip).unwrap_or_default()..];
     let ends = begins + fresh.len() as i64;
-    insert(tx, log, begins, ends, Some(fresh)).await?;
+    let now = tx.now();
+    insert(tx, log, (begins, ends), Some(fresh), now).await?;
     if ends > 2 * HEAD {
         drop_middle(tx, log, ends - HEAD).await?;
     }
     Ok(ends)
 }
 
-async fn insert(tx: &mut Tx, log: &LogKey, begins: i64, ends: i64, data: Option<&[u8]>) -> Result<()> {
-    let now = tx.now();
+async fn insert(tx: &mut Tx, log: &LogKey, place: (i64, i64), data: Option<&[u8]>, at: i64) -> Result<()> {
     sqlx::query(
         "insert into fleet_log (kind, id, attempt, stream, begins, ends, data, at) values ($1, $2, $3, $4, $5, $6, $7, $8)",
     )
@@ -88,10 +89,10 @@ async fn insert(tx: &mut Tx, log: &LogKey, begins: i64, ends: i64, data: Option<
     .bind(log.key.id.clone())
     .bind(log.attempt)
     .bind(log.stream)
-    .bind(begins)
-    .bind(ends)
+    .bind(place.0)
+    .bind(place.1)
     .bind(data.map(<[u8]>::to_vec))
-    .bind(now)
+    .bind(at)
     .execute(&mut **tx)
     .await?;
     Ok(())
@@ -100,18 +101,20 @@ async fn insert(tx: &mut Tx, log: &LogKey, begins: i64, ends: i64, data: Option<
 /// Replaces what lies between the head and `tail` by one marked gap.
 async fn drop_middle(tx: &mut Tx, log: &LogKey, tail: i64) -> Result<()> {
     let which = "kind = $1 and id = $2 and attempt = $3 and stream = $4 and begins >= $5 and ends <= $6";
-    let bounds = crate::platform::db::query(format!("select min(begins), max(ends) from fleet_log where {which}"))
-        .bind(log.key.kind.clone())
-        .bind(log.key.id.clone())
-        .bind(log.attempt)
-        .bind(log.stream)
-        .bind(HEAD)
-        .bind(tail)
-        .fetch_one(&mut **tx)
-        .await?;
+    let bounds =
+        crate::platform::db::query(format!("select min(begins), max(ends), min(at) from fleet_log where {which}"))
+            .bind(log.key.kind.clone())
+            .bind(log.key.id.clone())
+            .bind(log.attempt)
+            .bind(log.stream)
+            .bind(HEAD)
+            .bind(tail)
+            .fetch_one(&mut **tx)
+            .await?;
     let (Some(from), Some(to)) = (bounds.try_get::<Option<i64>, _>(0)?, bounds.try_get::<Option<i64>, _>(1)?) else {
         return Ok(());
     };
+    let at: Option<i64> = bounds.try_get(2)?;
     crate::platform::db::query(format!("delete from fleet_log where {which}"))
         .bind(log.key.kind.clone())
         .bind(log.key.id.clone())
@@ -121,7 +124,8 @@ async fn drop_middle(tx: &mut Tx, log: &LogKey, tail: i64) -> Result<()> {
         .bind(tail)
         .execute(&mut **tx)
         .await?;
-    insert(tx, log, from, to, None).await
+    // In the place, and at the time, of what it stands for: pieces are read in the order they came.
+    insert(tx, log, (from, to), None, at.unwrap_or_default()).await
 }
 
 /// A piece as stored, with its place for reading on.
@@ -167,12 +171,26 @@ impl Decoder {
         let Raw { attempt, stream, begins, ends, at, .. } = raw;
         Some(Piece { attempt, stream, begins, ends, text, at })
     }
+
+    /// What is left of characters whose second part never came, as text.
+    pub fn rest(self) -> Vec<Piece> {
+        let piece = |((attempt, stream), (ends, bytes)): ((i64, String), (i64, Vec<u8>))| Piece {
+            attempt,
+            stream,
+            begins: ends - bytes.len() as i64,
+            ends,
+            text: Some(String::from_utf8_lossy(&bytes).into_owned()),
+            at: 0,
+        };
+        self.cut.into_iter().map(piece).collect()
+    }
 }
 
 /// How many bytes there are before a character that the end cuts in two.
 fn whole_characters(bytes: &[u8]) -> usize {
     let tail = bytes.len().saturating_sub(3);
-    let begins = |n: &usize| bytes[*n] >= 0xc0;
+    // Leading bytes of two to four; what UTF-8 does not know is not waited for (RFC 3629).
+    let begins = |n: &usize| (0xc2..=0xf4).contains(&bytes[*n]);
     let Some(last) = (tail..bytes.len()).rev().find(begins) else { return bytes.len() };
     let length = match bytes[last] {
         0xc0..=0xdf => 2,

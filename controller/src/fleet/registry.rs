@@ -147,7 +147,7 @@ impl Registry {
         self.lock().get(agent).map(|e| liveness(e.line.is_some(), e.lost_at, now))
     }
 
-    /// Keeps a sample, in place of the oldest when there are [`SAMPLES`].
+    /// Keeps a sample, in place of the oldest when there is no room.
     pub fn sample(&self, agent: &AgentId, sample: Sample) {
         if let Some(entry) = self.lock().get_mut(agent) {
             if entry.samples.len() == SAMPLES {

@@ -495,7 +495,9 @@ async fn log(State(staging): State<Staging>, Path(id): Path<OperationId>) -> Res
 pub async fn output(staging: &Staging, id: &OperationId) -> Result<OperationLog> {
     let raw = logs::read(&mut *staging.fleet.db.read().await?, &operation_key(id), 0, PIECES).await?;
     let mut decoder = Decoder::default();
-    Ok(OperationLog { pieces: raw.into_iter().filter_map(|r| decoder.decode(r)).collect() })
+    let mut pieces: Vec<_> = raw.into_iter().filter_map(|r| decoder.decode(r)).collect();
+    pieces.extend(decoder.rest());
+    Ok(OperationLog { pieces })
 }
 
 /// Follows the output of an operation until its end

@@ -492,13 +492,13 @@ fn an_owner_or_a_higher_role_owns() {
         user_id: "u1".into(),
         name: "ada".into(),
         role,
-        actor: Actor::controller(),
+        actor: Actor { name: "user/ada".into(), source: Source::Api },
         via: Via::Token { id: "t".into() },
         must_change: false,
     };
-    assert!(caller(Role::Viewer).must_own("u1", Role::Admin).is_ok());
-    assert!(caller(Role::Operator).must_own("u2", Role::Admin).is_err());
-    assert!(caller(Role::Admin).must_own("u2", Role::Admin).is_ok());
+    assert!(caller(Role::Viewer).must_own("user/ada", Role::Admin).is_ok());
+    assert!(caller(Role::Operator).must_own("user/bob", Role::Admin).is_err());
+    assert!(caller(Role::Admin).must_own("user/bob", Role::Admin).is_ok());
 }
 
 #[test]
