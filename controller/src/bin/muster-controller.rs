@@ -8,10 +8,10 @@ use muster_controller::{
     access::Access,
     app,
     config::{Config, KEYS, LogFormat, Settings},
+    fleet::desired::raise_epoch,
     platform::{
         clock::Clock,
         events::{Actor, Source},
-        setting,
     },
 };
 
@@ -179,8 +179,7 @@ async fn restore_mark(config: &Config) -> anyhow::Result<()> {
     let db = app::open(config, Clock::default()).await?;
     let epoch = db
         .write(|mut tx| async move {
-            let epoch = setting::epoch(&mut tx).await? + 1;
-            setting::save(&mut tx, "epoch", &epoch.to_string()).await?;
+            let epoch = raise_epoch(&mut tx).await?;
             let change = Actor::controller().change("database.restored", "database");
             tx.record(change.after(serde_json::json!({"epoch": epoch}))).await?;
             tx.done(epoch)
