@@ -442,7 +442,6 @@ fn host_name() -> String {
     if name.is_empty() { "localhost".into() } else { name }
 }
 
-/// Reads the key that seals; makes one in the data folder at the first start.
 /// One controller a data folder: held for as long as the file is.
 fn lock(data_dir: &Path) -> Result<std::fs::File> {
     let path = data_dir.join("lock");
@@ -468,6 +467,7 @@ fn replica_id(data_dir: &Path, now: i64) -> Result<String> {
     Ok(fresh)
 }
 
+/// Reads the key that seals; makes one in the data folder at the first start.
 fn seal_key(config: &Config) -> Result<SealKey> {
     let path = &config.seal_key;
     let bytes = match std::fs::read(path) {

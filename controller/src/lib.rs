@@ -1,4 +1,13 @@
 //! The controller: database, PKI, planners, API and console of one house.
+//!
+//! Each module may use those before it: `error` < `platform` (database, clock, history, queue, the one loop) < `web` (the
+//! kit of every surface) < `access` (people) < `certificate` < `fleet` (agents; the one door to them is `fleet::desired`) <
+//! `domain` (what a domain brings) < the domains, which never use one another < `config`, `ops` < `app`, the composition
+//! root, and `cli`, which talks to the API alone.
+//!
+//! The same file names mean the same everywhere: `model.rs` types and transitions, pure · `plan.rs` snapshot → plan, pure ·
+//! `store.rs` all SQL · `service.rs` use cases: load → decide → write in one transaction · `reconcile.rs` loops ·
+//! `wire.rs` model to and from the wire · `api.rs`, `pages.rs` parse, call the service, render · `templates/`, `tests/`.
 
 pub mod access;
 pub mod app;

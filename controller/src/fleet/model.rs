@@ -17,9 +17,6 @@ crate::id_type! {
 /// Labels of an agent or an invitation.
 pub type Labels = BTreeMap<String, String>;
 
-/// A stream silent for longer than this is no stream: two pings, unanswered. Milliseconds.
-pub const STALE_AFTER: i64 = 45_000;
-
 /// An agent without a stream for this long is offline. Milliseconds.
 pub const OFFLINE_AFTER: i64 = 120_000;
 

@@ -197,7 +197,7 @@ impl Fleet {
         desired::settle(tx, agent, key, Phase::Lost, true, why).await
     }
 
-    /// Brings every agent's settings up to date with the house: its roots and addresses. Gives how many were changed.
+    /// Brings every agent's settings up to date with the house: its roots and addresses.
     pub async fn refresh_settings(&self) -> Result<()> {
         let document = self.settings();
         let document = &document;
