@@ -163,7 +163,7 @@ impl Certificates {
     pub async fn revocation_list(&self) -> Result<Vec<u8>> {
         let now = self.db.clock().now();
         let revoked = store::revoked(&mut *self.db.read().await?, now).await?;
-        let revoked: Vec<_> = revoked.iter().map(|(serial, at)| (unhex(serial), *at)).collect();
+        let revoked: Vec<_> = revoked.iter().map(|(serial, at)| (muster_pki::unhex(serial), *at)).collect();
         Ok(self.house().authority.revocation_list(&revoked, now.unsigned_abs(), now)?)
     }
 
@@ -372,8 +372,4 @@ fn slot(row: &AuthorityRow) -> Option<Slot> {
     };
     let life = row.not_after - row.not_before - muster_pki::ca::BACKDATE_HOME;
     Some(Slot { stage, since: row.since, not_after: row.not_after, life })
-}
-
-fn unhex(text: &str) -> Vec<u8> {
-    (0..text.len() / 2).filter_map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).ok()).collect()
 }

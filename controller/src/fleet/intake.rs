@@ -22,7 +22,10 @@ use super::{
 };
 use crate::{
     error::Result,
-    platform::{crash::CrashPoint, db::Db},
+    platform::{
+        crash::CrashPoint,
+        db::{Db, clean},
+    },
 };
 
 /// What waits to be written, over all streams. A full queue stops reading, which stops the agents.
@@ -120,7 +123,7 @@ async fn write(db: &Db, batch: &[Said]) -> Result<Written> {
         store::save_acknowledged(&mut tx, &upto).await?;
         let mut written = Written::default();
         for (line, log) in &sorted.logs {
-            let key = Key { kind: wire::clean(&log.kind), id: wire::clean(&log.id) };
+            let key = Key { kind: clean(&log.kind), id: clean(&log.id) };
             let stream = log.stream();
             let name = if stream == proto::log::Stream::Stderr { "stderr" } else { "stdout" };
             let log_key = LogKey { key: key.clone(), attempt: i64::from(log.attempt), stream: name };

@@ -45,7 +45,7 @@ use crate::{
     error::{Error, Result},
     platform::{
         batch::Batcher,
-        db::{Db, ROWS},
+        db::{Db, ROWS, clean},
         wake::Activator,
     },
 };
@@ -181,7 +181,7 @@ impl Fleet {
             Some(handler) => handler(agent.clone(), ask).await,
             None => Answer {
                 outcome: Outcome::Unknown.into(),
-                message: format!("nobody at home answers questions about {}", wire::clean(&ask.kind)),
+                message: format!("nobody at home answers questions about {}", clean(&ask.kind)),
                 ..Answer::default()
             },
         };

@@ -42,7 +42,11 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    platform::{db::Tx, events::Actor, setting},
+    platform::{
+        db::{Tx, clean},
+        events::Actor,
+        setting,
+    },
 };
 
 /// A stream must say Hello within this time.
@@ -119,7 +123,7 @@ impl Home for HomeService {
         };
         agree_on_protocol(&hello, now)?;
         let capabilities = hex(&sha256(wire::capabilities(&hello).to_string().as_bytes()));
-        let line = Arc::new(Line::new(agent.clone(), wire::clean(&hello.ledger_id), capabilities, peer.kill));
+        let line = Arc::new(Line::new(agent.clone(), clean(&hello.ledger_id), capabilities, peer.kill));
         let held = Held { fleet: fleet.clone(), line: line.clone() };
         let opening = Opening { leaf, agent, hello: hello.into(), line: line.clone(), old_is_dead: false };
         let welcome = fleet.open(opening).await.inspect_err(|_| {
@@ -197,8 +201,7 @@ impl Fleet {
         let agent = &opening.agent;
         self.db
             .write(|mut tx| async move {
-                let after =
-                    serde_json::json!({"hostname": opening.hello.facts.as_ref().map(|f| wire::clean(&f.hostname))});
+                let after = serde_json::json!({"hostname": opening.hello.facts.as_ref().map(|f| clean(&f.hostname))});
                 let change = Actor::agent(agent).change("agent.clone_held_off", format!("agent/{agent}"));
                 tx.record(change.after(after)).await?;
                 tx.done(())
@@ -379,7 +382,7 @@ async fn introduce(fleet: &Fleet, tx: &mut Tx, admitted: &[(usize, &Opening, &Op
         let hello = &opening.hello;
         let it = Introduction {
             agent: opening.agent.clone(),
-            version: wire::clean(&hello.agent_version),
+            version: clean(&hello.agent_version),
             facts: wire::facts(hello.facts.as_ref()).to_string(),
             capabilities: wire::capabilities(hello).to_string(),
             capability_digest: opening.line.capability_digest.clone(),
@@ -464,7 +467,7 @@ impl SessionStream {
                 return Ok(());
             }
             from_agent::Frame::Accept(a) => {
-                What::Accept(Key { kind: wire::clean(&a.kind), id: wire::clean(&a.id) }, wire::signed(a.generation))
+                What::Accept(Key { kind: clean(&a.kind), id: clean(&a.id) }, wire::signed(a.generation))
             }
             from_agent::Frame::Refuse(refuse) => What::Refuse(wire::refused(agent, &refuse)),
             from_agent::Frame::Report(report) if report.result.len() > muster_proto::MAX_DOCUMENT => {

@@ -1,13 +1,14 @@
 //! The fleet's model to and from the wire.
 
 use bytes::Bytes;
-use muster_pki::hex;
+use muster_pki::{hex, unhex};
 use muster_proto::fleet as proto;
 
 use super::{
     desired::{Condition, Envelope, NewReport, OnInterrupt, OnRevoke, Refused, Report},
     model::{AgentId, Held, Key, LedgerView, Mode, Phase},
 };
+use crate::platform::db::clean;
 
 /// The frame that puts or withdraws an assignment.
 pub fn assign(envelope: &Envelope, document: Option<&Bytes>) -> proto::Assign {
@@ -22,7 +23,7 @@ pub fn assign(envelope: &Envelope, document: Option<&Bytes>) -> proto::Assign {
             Mode::Once => proto::Mode::Once.into(),
         },
         version: envelope.version,
-        digest: unhex(&wanted.digest),
+        digest: unhex(&wanted.digest).into(),
         document: document.cloned().unwrap_or_default(),
         withdrawn: wanted.digest.is_empty(),
         on_interrupt: match envelope.on_interrupt {
@@ -144,16 +145,7 @@ pub fn facts(facts: Option<&proto::Facts>) -> serde_json::Value {
     })
 }
 
-/// Text from outside without the one character that PostgreSQL refuses.
-pub fn clean(text: &str) -> String {
-    text.replace('\0', "\u{fffd}")
-}
-
 /// Numbers travel unsigned and are stored signed.
 pub fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-fn unhex(text: &str) -> Bytes {
-    (0..text.len() / 2).filter_map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).ok()).collect()
 }

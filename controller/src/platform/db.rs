@@ -291,6 +291,11 @@ pub fn list(count: usize, offset: usize) -> String {
     (1..=count).map(|i| format!("${}", offset + i)).collect::<Vec<_>>().join(", ")
 }
 
+/// Text from outside without the one character that PostgreSQL refuses.
+pub fn clean(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
+
 /// Whether a statement failed because a row like it is there already.
 pub fn is_duplicate(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(|e| e.is_unique_violation())

@@ -128,6 +128,21 @@ struct SealRow {
     dropped: i64,
 }
 
+// === impl Source ===
+
+impl Source {
+    /// The word for it in the database and the API.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Cli => "cli",
+            Self::Console => "console",
+            Self::Api => "api",
+            Self::Agent => "agent",
+            Self::Controller => "controller",
+        }
+    }
+}
+
 // === impl Actor ===
 
 impl Actor {
@@ -194,7 +209,7 @@ impl Tx {
                     .bind(seq)
                     .bind(now)
                     .bind(change.actor.name.clone())
-                    .bind(name_of(change.actor.source))
+                    .bind(change.actor.source.word())
                     .bind(change.kind)
                     .bind(change.subject.clone())
                     .bind(change.before.as_ref().map(Value::to_string))
@@ -353,12 +368,5 @@ impl TryFrom<EventRow> for Event {
             before: json(row.before_json)?,
             after: json(row.after_json)?,
         })
-    }
-}
-
-fn name_of(source: Source) -> String {
-    match serde_json::to_value(source) {
-        Ok(Value::String(name)) => name,
-        _ => unreachable!("a source is written as a word"),
     }
 }

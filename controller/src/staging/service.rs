@@ -28,7 +28,7 @@ use crate::{
     },
     platform::{
         db::{Conn, Tx, is_duplicate},
-        events::{Actor, Source},
+        events::Actor,
         id,
     },
 };
@@ -293,7 +293,7 @@ impl Staging {
                 verb: verb.word().into(),
                 outcome: String::new(),
                 actor: actor.name.clone(),
-                source: word_of(actor.source),
+                source: actor.source.word().into(),
                 requested_at: now,
                 cancelled_by: String::new(),
                 started_at: None,
@@ -642,15 +642,4 @@ fn requested(verb: Verb) -> &'static str {
         Verb::Restore => "staging.restore_requested",
         Verb::Cleanup => "staging.cleanup_requested",
     }
-}
-
-fn word_of(source: Source) -> String {
-    match source {
-        Source::Cli => "cli",
-        Source::Console => "console",
-        Source::Api => "api",
-        Source::Agent => "agent",
-        Source::Controller => "controller",
-    }
-    .into()
 }

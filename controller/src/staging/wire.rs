@@ -10,6 +10,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     fleet::{desired::Report, model::Phase},
+    platform::db::clean,
 };
 
 /// The document that runs one wrapper.
@@ -126,9 +127,4 @@ fn subject(project: &str, spec: &ProjectSpec, name: &str) -> proto::Subject {
 
 fn seconds(number: i64) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
-}
-
-/// Text from outside without the one character that PostgreSQL refuses.
-fn clean(text: &str) -> String {
-    text.replace('\0', "\u{fffd}")
 }
