@@ -25,6 +25,8 @@ pub const CRASH_AT: &str = "MUSTER_CRASH_AT";
 pub struct Processes {
     /// Where everything lies.
     pub dir: TempDir,
+    /// How long an agent's certificate lives, seconds: short enough that one is renewed while a test looks.
+    pub certificate_seconds: u32,
     url: String,
     home: String,
     token: String,
@@ -93,6 +95,7 @@ impl Processes {
             url: format!("http://127.0.0.1:{http}"),
             home: format!("127.0.0.1:{agents}"),
             token: String::new(),
+            certificate_seconds: 6,
             http: Http::config_builder().http_status_as_error(false).build().new_agent(),
             controller: None,
             agent: None,
@@ -109,7 +112,7 @@ impl Processes {
             .env("MUSTER_HTTP_LISTEN", self.url.trim_start_matches("http://"))
             .env("MUSTER_AGENTS_LISTEN", &self.home)
             .env("MUSTER_HOMES", &self.home)
-            .env("MUSTER_AGENT_CERTIFICATE_SECONDS", "6");
+            .env("MUSTER_AGENT_CERTIFICATE_SECONDS", self.certificate_seconds.to_string());
         self.controller = Some(command.spawn().expect("it starts"));
         wait("the controller is ready, or has killed itself", || {
             let ready = self.call("GET", "/readyz", None).is_some_and(|(status, _)| status == 200);
@@ -217,6 +220,13 @@ impl Processes {
     pub fn runs(&self, wrapper: &str) -> usize {
         let text = fs::read_to_string(self.dir.path().join("runs")).unwrap_or_default();
         text.lines().filter(|l| l.split(' ').next() == Some(wrapper)).count()
+    }
+
+    /// Resident memory of the agent, bytes; none when it does not run.
+    pub fn agent_rss(&self) -> Option<u64> {
+        let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.agent.as_ref()?.id())).ok()?;
+        let kilobytes = text.lines().find_map(|l| l.strip_prefix("Rss:"))?.trim().trim_end_matches(" kB");
+        Some(kilobytes.parse::<u64>().ok()? * 1024)
     }
 
     /// The logs of both programs, for a test that failed.
