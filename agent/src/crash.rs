@@ -44,6 +44,8 @@ points! {
     AfterGone = "after_gone", "A withdrawn assignment has left the ledger.";
     BeforeReserved = "before_reserved", "A run of report numbers is about to be reserved.";
     AfterReserved = "after_reserved", "A run of report numbers is reserved.";
+    BeforeRevoked = "before_revoked", "Home took the identity away, the ledger does not know it.";
+    AfterRevoked = "after_revoked", "The ledger knows that home took the identity away.";
     BeforeToken = "before_token", "A session token arrived and is not yet durable.";
     AfterToken = "after_token", "The session token is durable.";
     BeforeCompaction = "before_compaction", "The compacted journal is written, not yet in place.";

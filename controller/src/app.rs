@@ -149,9 +149,9 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running> {
     let mut all = vec![
         pulse,
         Loop::new("dispatch", Dispatch::new(fleet.clone()), fleet.dispatch_activator()),
-        Loop::new("certificates", rotation, wake.listen("certificate")),
+        Loop::new("certificates", rotation, wake.listen(&["certificate"])),
         Loop::new("listeners", listeners, Activator::default()),
-        Loop::new("jobs", worker, wake.listen("jobs")),
+        Loop::new("jobs", worker, wake.listen(&["jobs"])),
     ];
     all.extend(loops);
     let begun: Vec<_> = all.into_iter().map(|l| l.begin(ends.loops.clone())).collect();

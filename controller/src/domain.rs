@@ -107,7 +107,7 @@ impl<T, E: fmt::Display> Health for Result<T, E> {
 // === impl Loop ===
 
 impl Loop {
-    /// An activity to be begun later. `wake` wakes it: usually `db.wake().listen(topic)`.
+    /// An activity to be begun later. `wake` wakes it: usually `db.wake().listen(&[topic])`.
     pub fn new<R>(name: &'static str, it: R, wake: Activator) -> Self
     where
         R: Reconciler,

@@ -18,7 +18,7 @@ use crate::{
     certificate,
     domain::{Running, Turn},
     error::Result,
-    fleet::{Fleet, store},
+    fleet::{self, Fleet},
     platform::{db::Db, events},
     web::{Policy, Routes},
 };
@@ -121,7 +121,7 @@ impl Ops {
         let fleet = &self.fleet;
         let now = fleet.db.clock().now();
         let mut conn = fleet.db.read().await?;
-        let agents = store::counts(&mut conn).await?;
+        let agents = fleet::agents::counts(&mut conn).await?;
         let head = events::head(&mut conn).await?;
         let ends = certificate::ends(&mut conn, now).await?;
         drop(conn);

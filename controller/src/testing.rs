@@ -4,13 +4,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use muster_pki::seal::SealKey;
 
+pub use crate::fleet::testing::{settle_agent, tell};
 use crate::{
     certificate::{Certificates, model::Lives},
-    fleet::{
-        Fleet, Surroundings,
-        model::{AgentId, Class, Labels},
-        store::{self, AgentRow},
-    },
+    fleet::{Fleet, Surroundings},
     platform::{clock::Clock, db::Db, wake::Wake},
 };
 
@@ -53,38 +50,4 @@ pub async fn house(db: &Db, replica: &str) -> Fleet {
         sample_seconds: 60,
     };
     Fleet::new(db.clone(), certificates.expect("the house opens"), around, BTreeMap::new())
-}
-
-/// Puts an agent into the house that enrolled and has never been home.
-pub async fn settle_agent(fleet: &Fleet, id: &str, class: Class, labels: &[(&str, &str)]) -> AgentId {
-    let labels: Labels = labels.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
-    let row = AgentRow {
-        id: id.into(),
-        name: format!("host-{id}"),
-        class: class.name().into(),
-        labels: serde_json::to_string(&labels).expect("labels are plain data"),
-        invitation_id: None,
-        enrolled_at: 1,
-        standing: "ok".into(),
-        revoked_at: None,
-        revoke_reason: String::new(),
-        agent_version: String::new(),
-        facts: "{}".into(),
-        capabilities: "[]".into(),
-        capability_digest: String::new(),
-        ledger_id: String::new(),
-        liveness: "never".into(),
-        liveness_at: 1,
-        version: 1,
-    };
-    let (row, labels) = (&row, &labels);
-    fleet
-        .db
-        .write(|mut tx| async move {
-            store::insert_agent(&mut tx, row, labels).await?;
-            tx.done(())
-        })
-        .await
-        .expect("the agent is stored");
-    id.into()
 }

@@ -16,7 +16,7 @@ use muster_controller::{
     config::Config,
     fleet::{
         Fleet,
-        model::{AgentId, Class, Labels, Liveness},
+        model::{AgentId, Class, Labels},
         service::NewInvitation,
     },
     platform::{clock::Clock, events::Actor},
@@ -203,9 +203,7 @@ impl World {
 
     /// Waits until an agent's stream is open.
     pub async fn online(&self, agent: &Agent) {
-        let now = || self.clock.now();
-        let is_online =
-            || async { (self.home.fleet.registry.liveness(&agent.id, now()) == Some(Liveness::Online)).then_some(()) };
+        let is_online = || async { self.home.fleet.registry.line(&agent.id).filter(|l| l.epoch() > 0).map(drop) };
         eventually("the agent is online", is_online).await;
     }
 

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     host::{Host, Watch},
-    ledger::{Assignment, Condition, Ledger, Phase, Refused, Report},
+    ledger::{Assignment, Condition, Ledger, Phase, Record, Refused, Report},
     spool::Spool,
 };
 
@@ -149,6 +149,7 @@ impl Kernel {
         accept: Vec<String>,
         state_dir: PathBuf,
     ) -> Self {
+        let revoked = AtomicBool::new(ledger.read(|state| state.revoked));
         Self {
             ledger,
             spool,
@@ -157,7 +158,7 @@ impl Kernel {
             accept,
             state_dir,
             wake: Notify::new(),
-            revoked: AtomicBool::new(false),
+            revoked,
             skew_ms: AtomicI64::new(0),
             degraded: Mutex::new(None),
         }
@@ -188,9 +189,11 @@ impl Kernel {
         self.skew_ms.store(home_ms - self.host.now_ms(), Ordering::Relaxed);
     }
 
-    /// Sets or clears the revocation; the work loop acts on it.
+    /// Sets or clears the revocation; the work loop acts on it, whether it can be made durable or not.
     pub fn set_revoked(&self, revoked: bool) {
         if self.revoked.swap(revoked, Ordering::Relaxed) != revoked {
+            let written = self.ledger.write(|_| vec![Record::Revoked(revoked)]);
+            self.observe_write(&written);
             self.wake.notify_one();
         }
     }

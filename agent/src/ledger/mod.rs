@@ -185,6 +185,7 @@ fn points(record: &Record) -> Option<(CrashPoint, CrashPoint)> {
         Record::Closed(_) => (P::BeforeAcknowledged, P::AfterAcknowledged),
         Record::Dropped(_) => (P::BeforeGone, P::AfterGone),
         Record::Reserved(_) => (P::BeforeReserved, P::AfterReserved),
+        Record::Revoked(_) => (P::BeforeRevoked, P::AfterRevoked),
     })
 }
 

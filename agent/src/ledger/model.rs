@@ -249,12 +249,15 @@ pub enum Record {
     /// Home has every report up to this number.
     #[prost(uint64, tag = "10")]
     Acknowledged(u64),
+    /// Home took the identity away, or gave it back.
+    #[prost(bool, tag = "11")]
+    Revoked(bool),
 }
 
 /// A record as prost wants it written.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Line {
-    #[prost(oneof = "Record", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
+    #[prost(oneof = "Record", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
     pub record: Option<Record>,
 }
 

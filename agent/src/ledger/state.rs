@@ -31,6 +31,8 @@ pub struct State {
     pub acknowledged: u64,
     /// Report numbers below this one may have been used.
     pub reserved: u64,
+    /// Home took the identity away.
+    pub revoked: bool,
 }
 
 /// One assignment.
@@ -121,6 +123,7 @@ impl State {
             Record::Begin(Begin { ledger_id, .. }) => self.ledger_id = ledger_id,
             Record::Token(token) => self.token = token,
             Record::Reserved(below) => self.reserved = self.reserved.max(below),
+            Record::Revoked(revoked) => self.revoked = revoked,
             Record::Acknowledged(up_to) => self.acknowledged = self.acknowledged.max(up_to),
             Record::Accepted(assignment) => self.accept(assignment),
             Record::Starting(Starting { key, attempt, boot_id }) => {
@@ -161,6 +164,7 @@ impl State {
         out.push(Record::Token(self.token.clone()));
         out.push(Record::Reserved(self.reserved));
         out.push(Record::Acknowledged(self.acknowledged));
+        out.push(Record::Revoked(self.revoked));
         for (key, entry) in &self.entries {
             out.push(Record::Accepted(entry.assignment.clone()));
             let (key, attempt) = (key.clone(), entry.attempt);

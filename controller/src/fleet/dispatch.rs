@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    platform::{db::ROWS, reconcile::Reconciler},
+    platform::{db::ROWS, reconcile::Reconciler, wake::AGENTS},
 };
 
 /// Rows read at once.
@@ -256,9 +256,7 @@ impl Pulse {
                 let changes: Vec<_> = changes.collect();
                 if !changes.is_empty() {
                     tx.record_all(changes).await?;
-                    for domain in ["network", "staging", "experiment", "inventory", "release"] {
-                        tx.wake(domain);
-                    }
+                    tx.wake(AGENTS);
                 }
                 tx.done(())
             })

@@ -6,11 +6,15 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    pin::Pin,
     sync::{Arc, atomic::Ordering},
+    task::{Context, Poll},
 };
 
+use futures::{Stream, ready};
 use muster_proto::fleet as proto;
 use tokio::sync::mpsc;
+use tokio_util::sync::PollSender;
 
 use super::{
     desired::{self, NewReport, Refused},
@@ -56,6 +60,17 @@ pub enum What {
     Log(proto::Log),
 }
 
+/// What a look at a stream came to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Heard<F> {
+    /// A frame, and room for what it says.
+    Frame(F),
+    /// The other side is done.
+    End,
+    /// Home is closing.
+    Closed,
+}
+
 /// Starts writing; streams send to what it gives.
 pub fn spawn(db: Db, registry: Registry) -> mpsc::Sender<Said> {
     let (sender, mut receiver) = mpsc::channel(QUEUE);
@@ -74,6 +89,26 @@ pub fn spawn(db: Db, registry: Registry) -> mpsc::Sender<Said> {
         }
     });
     sender
+}
+
+/// Reads one frame for which there is room. While there is nothing to read the room is given back: streams that are
+/// silent, most of them at any time, must not keep it from those that speak.
+pub fn poll_frame<T, S>(room: &mut PollSender<T>, inbound: &mut S, cx: &mut Context<'_>) -> Poll<Heard<S::Item>>
+where
+    T: Send + 'static,
+    S: Stream + Unpin,
+{
+    if ready!(room.poll_reserve(cx)).is_err() {
+        return Poll::Ready(Heard::Closed);
+    }
+    match Pin::new(inbound).poll_next(cx) {
+        Poll::Ready(Some(frame)) => Poll::Ready(Heard::Frame(frame)),
+        Poll::Ready(None) => Poll::Ready(Heard::End),
+        Poll::Pending => {
+            room.abort_send();
+            Poll::Pending
+        }
+    }
 }
 
 fn error_status() -> tonic::Status {
@@ -127,7 +162,7 @@ async fn write(db: &Db, batch: &[Said]) -> Result<Written> {
             let stream = log.stream();
             let name = if stream == proto::log::Stream::Stderr { "stderr" } else { "stdout" };
             let log_key = LogKey { key: key.clone(), attempt: i64::from(log.attempt), stream: name };
-            let end = logs::append(&mut tx, &log_key, wire::signed(log.offset), &log.data).await?;
+            let end = logs::append(&mut tx, &line.agent, &log_key, wire::signed(log.offset), &log.data).await?;
             tx.wake(desired::topic(&log.kind));
             written.log_acks.push(((*line).clone(), key, log.attempt, stream, end));
         }
@@ -192,5 +227,22 @@ impl Written {
             line.end(tonic::Status::aborted("another stream of this agent has taken over"));
         }
         registry.counters.reports.fetch_add(self.reports, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::{stream, task::noop_waker_ref};
+
+    use super::*;
+
+    #[test]
+    fn a_silent_stream_keeps_no_room_from_one_that_speaks() {
+        let (sender, _receiver) = mpsc::channel::<u8>(1);
+        let cx = &mut Context::from_waker(noop_waker_ref());
+        let (mut silent, mut speaking) = (PollSender::new(sender.clone()), PollSender::new(sender));
+        assert!(poll_frame(&mut silent, &mut stream::pending::<u8>(), cx).is_pending());
+        let heard = poll_frame(&mut speaking, &mut stream::iter([7]), cx);
+        assert_eq!(heard, Poll::Ready(Heard::Frame(7)));
     }
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{FromRow, Row};
 use utoipa::ToSchema;
 
-use super::model::Key;
+use super::model::{AgentId, Key};
 use crate::{
     error::Result,
     platform::db::{Conn, Tx},
@@ -54,18 +54,23 @@ pub fn beyond(stored: i64, offset: i64, length: i64) -> Option<(i64, i64, bool)>
     (ends > stored.max(offset)).then(|| (offset.max(stored), (stored - offset).max(0), offset > stored))
 }
 
-/// Adds a piece and gives where the stored output ends after it.
-pub async fn append(tx: &mut Tx, log: &LogKey, offset: i64, data: &[u8]) -> Result<i64> {
-    let stored: i64 = sqlx::query(
-        "select coalesce(max(ends), 0) from fleet_log where kind = $1 and id = $2 and attempt = $3 and stream = $4",
+/// Adds a piece that `agent` sent and gives up to where home needs no more of the stream. Output of work that is not that
+/// agent's is none of home's: it is not stored, and asked for no more.
+pub async fn append(tx: &mut Tx, agent: &AgentId, log: &LogKey, offset: i64, data: &[u8]) -> Result<i64> {
+    let stored: Option<i64> = sqlx::query(
+        "select (select coalesce(max(ends), 0) from fleet_log where kind = $1 and id = $2 and attempt = $3 \
+         and stream = $4) from fleet_assignment where agent_id = $5 and kind = $1 and id = $2 and mode = 'once'",
     )
     .bind(log.key.kind.clone())
     .bind(log.key.id.clone())
     .bind(log.attempt)
     .bind(log.stream)
-    .fetch_one(&mut **tx)
+    .bind(agent.0.clone())
+    .fetch_optional(&mut **tx)
     .await?
-    .try_get(0)?;
+    .map(|row| row.try_get(0))
+    .transpose()?;
+    let Some(stored) = stored else { return Ok(i64::MAX) };
     let Some((begins, skip, gap)) = beyond(stored, offset, data.len() as i64) else { return Ok(stored) };
     if gap {
         let now = tx.now();

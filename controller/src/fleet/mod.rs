@@ -8,6 +8,7 @@
 //! Invariants: what may have run is never sent again by itself; nothing is acknowledged before it is committed; every write
 //! on an agent's behalf checks that the stream is still its agent's. It never looks inside a document.
 
+pub mod agents;
 pub mod api;
 pub mod desired;
 mod dispatch;
@@ -21,7 +22,7 @@ pub mod pages;
 mod registry;
 pub mod service;
 mod session;
-pub(crate) mod store;
+mod store;
 mod wire;
 
 use std::{
@@ -115,12 +116,12 @@ impl Fleet {
         around: Surroundings,
         asks: BTreeMap<&'static str, AskHandler>,
     ) -> Self {
-        let registry = Registry::new(db.wake().listen("pulse"));
+        let registry = Registry::new(db.wake().listen(&["pulse"]));
         Self {
             intake: intake::spawn(db.clone(), registry.clone()),
             opener: Batcher::spawn(ROWS, session::open_all),
             desired: desired::Desired::new(certificates.clone()),
-            again: db.wake().listen("fleet"),
+            again: db.wake().listen(&["fleet"]),
             db,
             certificates,
             registry,
@@ -200,5 +201,7 @@ impl Fleet {
     }
 }
 
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

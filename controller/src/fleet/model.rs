@@ -17,7 +17,11 @@ crate::id_type! {
 /// Labels of an agent or an invitation.
 pub type Labels = BTreeMap<String, String>;
 
-/// An agent without a stream for this long is offline. Milliseconds.
+/// An agent without a stream for this long is stale, milliseconds. One that is back sooner, from a renewal, a restart of its
+/// own or of home's, was never gone as far as anybody is told.
+pub const STALE_AFTER: i64 = 15_000;
+
+/// An agent without a stream for this long is offline, milliseconds.
 pub const OFFLINE_AFTER: i64 = 120_000;
 
 /// What an agent may be asked to do.
@@ -44,7 +48,7 @@ pub enum Class {
 pub enum Liveness {
     /// Enrolled and never seen since.
     Never,
-    /// Its stream is open.
+    /// Its stream is open, or was a moment ago.
     Online,
     /// It has no stream and may be on its way back.
     Stale,
@@ -238,12 +242,13 @@ words! {
     Liveness { Never = "never", Online = "online", Stale = "stale", Offline = "offline" }
 }
 
-/// The published rule: online while a stream is open; stale when it is not; offline when it has not been for
-/// [`OFFLINE_AFTER`]. `lost_at` is when the last stream ended.
+/// The published rule: online while a stream is open and for [`STALE_AFTER`] beyond; then stale; offline when none has been
+/// open for [`OFFLINE_AFTER`]. `lost_at` is when the last stream ended.
 pub fn liveness(open: bool, lost_at: Option<i64>, now: i64) -> Liveness {
     match (open, lost_at) {
         (true, _) => Liveness::Online,
         (false, None) => Liveness::Never,
+        (false, Some(at)) if now - at < STALE_AFTER => Liveness::Online,
         (false, Some(at)) if now - at < OFFLINE_AFTER => Liveness::Stale,
         (false, Some(_)) => Liveness::Offline,
     }

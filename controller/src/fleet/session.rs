@@ -34,7 +34,7 @@ use super::{
     Fleet,
     desired::{self, Envelope},
     enroll::{no_certificate, peer, refusal},
-    intake::{Said, What},
+    intake::{Heard, Said, What, poll_frame},
     line::{Line, MAX_ANSWERS},
     model::{self, AgentId, Key, Liveness, Phase, Step},
     store::{self, Introduction, OpeningRow},
@@ -445,7 +445,7 @@ async fn compare(
 // === impl SessionStream ===
 
 impl SessionStream {
-    /// Takes in one frame. Room in the intake was reserved before it was read.
+    /// Takes in one frame, for which there is room in the intake.
     fn take(&mut self, frame: from_agent::Frame) -> Result<(), Status> {
         let agent = &self.line.agent;
         let what = match frame {
@@ -499,16 +499,14 @@ impl SessionStream {
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
         for _ in 0..READ_AT_ONCE {
-            if ready!(self.intake.poll_reserve(cx)).is_err() {
-                return Poll::Ready(Err(Status::unavailable("home is closing")));
-            }
-            match ready!(Pin::new(&mut self.inbound).poll_next(cx)) {
-                Some(Ok(FromAgent { frame: Some(frame) })) => self.take(frame)?,
-                Some(Ok(FromAgent { frame: None })) => {
+            match ready!(poll_frame(&mut self.intake, &mut self.inbound, cx)) {
+                Heard::Frame(Ok(FromAgent { frame: Some(frame) })) => self.take(frame)?,
+                Heard::Frame(Ok(FromAgent { frame: None })) => {
                     return Poll::Ready(Err(Status::invalid_argument("a frame of a kind that home does not know")));
                 }
-                Some(Err(status)) => return Poll::Ready(Err(status)),
-                None => self.over = true,
+                Heard::Frame(Err(status)) => return Poll::Ready(Err(status)),
+                Heard::End => self.over = true,
+                Heard::Closed => return Poll::Ready(Err(Status::unavailable("home is closing"))),
             }
             if self.over {
                 return Poll::Ready(Ok(()));

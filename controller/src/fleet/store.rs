@@ -513,3 +513,8 @@ pub async fn agents_without(conn: &mut Conn, key: &super::model::Key, digest: &s
     .await?;
     rows.iter().map(|r| Ok(AgentId(r.try_get(0)?))).collect()
 }
+
+/// A word in the database that this build does not know.
+pub(super) fn unknown_word(word: &str) -> Error {
+    Error::internal(anyhow::anyhow!("the database holds the word {word:?}, which this controller does not know"))
+}

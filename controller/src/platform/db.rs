@@ -67,7 +67,7 @@ pub struct Tx {
     engine: Engine,
     now: i64,
     pub(super) last_seq: Option<i64>,
-    topics: Vec<&'static str>,
+    topics: Vec<String>,
     crash: Option<(crash::CrashPoint, crash::CrashPoint)>,
 }
 
@@ -169,8 +169,10 @@ impl Db {
         let now = self.clock.now();
         let tx = Tx { inner, engine: self.engine, now, last_seq: None, topics: Vec::new(), crash: None };
         let Done { mut tx, value } = act(tx).await?;
-        if let (Engine::Postgres, Some(seq)) = (tx.engine, tx.last_seq) {
-            sqlx::query("select pg_notify('muster', $1)").bind(seq.to_string()).execute(&mut *tx).await?;
+        let is_news = tx.last_seq.is_some() || !tx.topics.is_empty();
+        if tx.engine == Engine::Postgres && is_news {
+            let seq = tx.last_seq.unwrap_or(0).to_string();
+            sqlx::query("select pg_notify('muster', $1)").bind(seq).execute(&mut *tx).await?;
         }
         let Tx { inner, last_seq, topics, crash, .. } = tx;
         if let Some((before, _)) = crash {
@@ -217,9 +219,9 @@ impl Tx {
     }
 
     /// After the commit, wakes the loops that listen to `topic`.
-    pub fn wake(&mut self, topic: &'static str) {
-        if !self.topics.contains(&topic) {
-            self.topics.push(topic);
+    pub fn wake(&mut self, topic: &str) {
+        if !self.topics.iter().any(|t| t == topic) {
+            self.topics.push(topic.to_owned());
         }
     }
 

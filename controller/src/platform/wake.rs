@@ -8,6 +8,9 @@ use std::{
 
 use tokio::sync::{Notify, watch};
 
+/// Topic of how agents fare: who came, who is missing.
+pub const AGENTS: &str = "agents";
+
 /// Wakes one loop.
 #[derive(Debug, Clone, Default)]
 pub struct Activator(Arc<Notify>);
@@ -43,11 +46,11 @@ impl Default for Wake {
 }
 
 impl Wake {
-    /// An activator that is woken by `topic`.
-    pub fn listen(&self, topic: &'static str) -> Activator {
+    /// An activator that is woken by each of `topics`: those of the loop's own, and [`AGENTS`].
+    pub fn listen(&self, topics: &[&'static str]) -> Activator {
         let activator = Activator::default();
         let mut loops = self.loops.lock().expect("no holder of this lock panics");
-        loops.entry(topic).or_default().push(activator.clone());
+        topics.iter().for_each(|topic| loops.entry(topic).or_default().push(activator.clone()));
         activator
     }
 
@@ -57,12 +60,12 @@ impl Wake {
     }
 
     /// A transaction of this replica was committed.
-    pub fn committed(&self, seq: Option<i64>, topics: &[&'static str]) {
+    pub fn committed(&self, seq: Option<i64>, topics: &[String]) {
         if let Some(seq) = seq {
             self.head.send_if_modified(|head| std::mem::replace(head, seq.max(*head)) < seq);
         }
         let loops = self.loops.lock().expect("no holder of this lock panics");
-        topics.iter().filter_map(|t| loops.get(t)).flatten().for_each(Activator::wake);
+        topics.iter().filter_map(|t| loops.get(t.as_str())).flatten().for_each(Activator::wake);
     }
 
     /// Another replica committed something: every loop looks.

@@ -21,6 +21,7 @@ pub use service::Staging;
 
 use crate::{
     domain::{Context, Domain, Entry, Loop},
+    platform::wake::AGENTS,
     web::{NavItem, Role},
 };
 
@@ -35,7 +36,7 @@ fn open(context: &Context) -> Domain {
         pages: pages::routes(staging.clone()),
         nav: vec![NavItem { label: "Stagings", href: "/staging", role: Role::Viewer }],
         cards: vec![pages::card(staging.clone())],
-        loops: vec![Loop::new("staging", reconcile, context.db.wake().listen("staging"))],
+        loops: vec![Loop::new("staging", reconcile, context.db.wake().listen(&["staging", AGENTS]))],
         manifests: manifests::kinds(&staging),
         ..Domain::default()
     }

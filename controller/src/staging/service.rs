@@ -21,10 +21,10 @@ use crate::{
     error::{Error, Result},
     fleet::{
         AskHandler, Fleet,
+        agents::{self, Agent},
         desired::{Document, OnInterrupt, OnRevoke, forget},
         logs,
-        model::{AgentId, Class, Key, Mode},
-        store as fleet_store,
+        model::{AgentId, Class, Key, Liveness, Mode},
     },
     platform::{
         db::{Conn, Tx, is_duplicate},
@@ -481,23 +481,14 @@ impl Staging {
     /// Hosts that carry a project's labels.
     pub(super) async fn candidates(&self, conn: &mut Conn, spec: &ProjectSpec) -> Result<Vec<Candidate>> {
         let carried = store::counts_by_agent(conn).await?;
-        let mut filter = fleet_store::AgentFilter {
-            class: Class::StagingHost.name().into(),
-            labels: spec.agents.clone(),
-            ..fleet_store::AgentFilter::default()
+        let hosts = agents::select(conn, Class::StagingHost, &spec.agents).await?;
+        let candidate = |host: Agent| Candidate {
+            stagings: carried.iter().find(|(id, _)| *id == host.id.0).map_or(0, |(_, n)| *n),
+            folders: folders(&host),
+            is_offline: host.liveness == Liveness::Offline,
+            agent: host.id,
         };
-        let mut candidates = Vec::new();
-        loop {
-            let page = fleet_store::agents(conn, &filter, 500).await?;
-            let Some(last) = page.last() else { return Ok(candidates) };
-            filter.after.clone_from(&last.id);
-            candidates.extend(page.into_iter().filter(|a| a.standing == "ok").map(|a| Candidate {
-                stagings: carried.iter().find(|(id, _)| *id == a.id).map_or(0, |(_, n)| *n),
-                folders: folders(&a.capabilities),
-                is_offline: a.liveness == "offline",
-                agent: AgentId(a.id),
-            }));
-        }
+        Ok(hosts.into_iter().map(candidate).collect())
     }
 
     pub(super) fn seal(&self, settings: &Settings) -> Result<Vec<u8>> {
@@ -536,14 +527,9 @@ pub fn asks(ground: &Ground) -> BTreeMap<&'static str, AskHandler> {
 }
 
 /// The wrapper folders that an agent's capabilities name; none before it has been home.
-fn folders(capabilities: &str) -> Option<Vec<String>> {
-    let capabilities: Vec<serde_json::Value> = serde_json::from_str(capabilities).ok()?;
-    if capabilities.is_empty() {
-        return None;
-    }
-    let own = capabilities.iter().find(|c| c["kind"] == KIND_STAGING_OPERATION);
-    let offers = own.and_then(|c| c["offers"].as_array()).cloned().unwrap_or_default();
-    Some(offers.iter().filter_map(|o| o.as_str().map(str::to_owned)).collect())
+fn folders(host: &Agent) -> Option<Vec<String>> {
+    let is_known = !host.capabilities.is_empty();
+    is_known.then(|| host.offers(KIND_STAGING_OPERATION).unwrap_or_default().to_vec())
 }
 
 fn project_row(

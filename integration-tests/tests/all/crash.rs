@@ -121,6 +121,7 @@ enum When {
     Joining,
     Working,
     Later,
+    Revoked,
 }
 
 fn when(point: AgentPoint) -> When {
@@ -130,6 +131,7 @@ fn when(point: AgentPoint) -> When {
         BeforeLedgerBegin | AfterLedgerBegin | BeforeToken | AfterToken | BeforeAccepted | AfterAccepted
         | BeforeStarting | AfterStarting | BeforeGroup | AfterGroup | BeforeFinished | AfterFinished
         | BeforeAcknowledged | AfterAcknowledged => When::Working,
+        BeforeRevoked | AfterRevoked => When::Revoked,
         // A first ledger begins with numbers reserved; the next start reserves more.
         BeforeReserved | AfterReserved | BeforeGone | AfterGone | BeforeCompaction | AfterCompaction
         | BeforeCandidate | AfterCandidate | BeforePromotion | AfterPromotion => When::Later,
@@ -144,6 +146,7 @@ fn the_agent_may_be_killed_around_every_durable_write() {
             When::Joining => joining(name),
             When::Working => working(name),
             When::Later => later(name),
+            When::Revoked => revoked(name),
         }
     });
 }
@@ -194,5 +197,26 @@ fn later(name: &str) {
     wait(&format!("{name}: it is online"), || {
         let online = house.call("GET", "/api/v1/fleet", None)?.1["online"].as_i64();
         (online == Some(1)).then_some(())
+    });
+}
+
+/// An agent that was told of its revocation knows it after a crash, home or no home.
+fn revoked(name: &str) {
+    let mut house = shop();
+    house.start_agent(Some(name));
+    let agents = wait(&format!("{name}: it is online"), || {
+        let agents = house.call("GET", "/api/v1/agents", None)?.1;
+        (agents["items"][0]["liveness"] == "online").then_some(agents)
+    });
+    let path = format!("/api/v1/agents/{}/revoke", word(&agents["items"][0], "id"));
+    house.ask("POST", &path, Some(&json!({"reason": "lost"})));
+    wait(&format!("{name}: it killed itself"), || house.agent_crashed().then_some(()));
+    if name.starts_with("after") {
+        house.kill_controller();
+    }
+    house.start_agent(None);
+    wait(&format!("{name}: it knows"), || {
+        let status = std::fs::read_to_string(house.path("agent/status.json")).ok()?;
+        (serde_json::from_str::<Value>(&status).ok()?["revoked"] == true).then_some(())
     });
 }

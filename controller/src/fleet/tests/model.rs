@@ -1,8 +1,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::fleet::model::{
-    Class, Held, Key, Labels, LedgerView, Liveness, Mode, OFFLINE_AFTER, Phase, State, Step, Wanted, adopted,
-    check_labels, liveness, matches, parse_labels, step,
+    Class, Held, Key, Labels, LedgerView, Liveness, Mode, OFFLINE_AFTER, Phase, STALE_AFTER, State, Step, Wanted,
+    adopted, check_labels, liveness, matches, parse_labels, step,
 };
 
 const EPOCH: i64 = 1;
@@ -131,7 +131,8 @@ fn liveness_follows_one_rule() {
     assert_eq!(liveness(false, None, at), Liveness::Never);
     assert_eq!(liveness(true, None, at), Liveness::Online);
     assert_eq!(liveness(true, Some(0), at), Liveness::Online, "an open stream outweighs any past");
-    assert_eq!(liveness(false, Some(at), at), Liveness::Stale);
+    assert_eq!(liveness(false, Some(at), at + STALE_AFTER - 1), Liveness::Online, "it may be back in a moment");
+    assert_eq!(liveness(false, Some(at), at + STALE_AFTER), Liveness::Stale);
     assert_eq!(liveness(false, Some(at), at + OFFLINE_AFTER - 1), Liveness::Stale);
     assert_eq!(liveness(false, Some(at), at + OFFLINE_AFTER), Liveness::Offline);
 }

@@ -5,7 +5,7 @@ use super::plan::spec;
 use crate::{
     error::Error,
     fleet::{
-        desired::{self, NewReport, Report},
+        desired::{self, Report},
         model::{Class, Key, Phase},
         service::Removal,
     },
@@ -19,7 +19,7 @@ use crate::{
         service::{NewStaging, Which},
         store::{self, OperationRow, StagingRow},
     },
-    testing::{engines, fresh, house, settle_agent},
+    testing::{engines, fresh, house, settle_agent, tell},
 };
 
 const DAY: i64 = 86_400_000;
@@ -95,18 +95,7 @@ async fn say(staging: &Staging, kind: &str, id: &str, phase: Phase, result: Vec<
         attempt: 1,
     };
     // Numbers only have to grow.
-    let new = &[NewReport {
-        report,
-        ledger: "l1".into(),
-        seq: it.wanted.generation * 10 + i64::from(phase == Phase::Failed),
-        epoch: 1,
-    }];
-    db.write(|mut tx| async move {
-        desired::save_reports(&mut tx, new).await?;
-        tx.done(())
-    })
-    .await
-    .expect("stored");
+    tell(db, report, it.wanted.generation * 10 + i64::from(phase == Phase::Failed)).await;
     reconcile(staging).await;
 }
 

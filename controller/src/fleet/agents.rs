@@ -1,0 +1,80 @@
+//! Agents as domains see them: who could be asked to do something.
+
+use super::{
+    model::{AgentId, Class, Labels, Liveness},
+    store,
+};
+use crate::{
+    error::{Error, Result},
+    platform::db::Conn,
+};
+pub use store::counts;
+
+/// Rows read at once.
+const PAGE: i64 = 500;
+
+/// An agent in good standing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Agent {
+    /// Its identity.
+    pub id: AgentId,
+    /// What people call it.
+    pub name: String,
+    /// Its labels.
+    pub labels: Labels,
+    /// How it fares, as last written.
+    pub liveness: Liveness,
+    /// What it can act on; none before its first Hello.
+    pub capabilities: Vec<Capability>,
+}
+
+/// A kind of assignment an agent can act on.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+pub struct Capability {
+    /// Kind of assignment.
+    pub kind: String,
+    /// Oldest document version understood.
+    pub oldest_version: u32,
+    /// Newest document version understood.
+    pub newest_version: u32,
+    /// What the host's owner lets this kind use, by name.
+    pub offers: Vec<String>,
+}
+
+/// The agents of a class in good standing that carry all of these labels, by id.
+pub async fn select(conn: &mut Conn, class: Class, labels: &Labels) -> Result<Vec<Agent>> {
+    let mut filter =
+        store::AgentFilter { class: class.name().into(), labels: labels.clone(), ..store::AgentFilter::default() };
+    let mut found = Vec::new();
+    loop {
+        let page = store::agents(conn, &filter, PAGE).await?;
+        let Some(last) = page.last() else { return Ok(found) };
+        filter.after.clone_from(&last.id);
+        for row in page.into_iter().filter(|row| row.standing == "ok") {
+            found.push(row.try_into()?);
+        }
+    }
+}
+
+// === impl Agent ===
+
+impl Agent {
+    /// What its owner lets a kind use; none when it cannot act on the kind.
+    pub fn offers(&self, kind: &str) -> Option<&[String]> {
+        self.capabilities.iter().find(|c| c.kind == kind).map(|c| c.offers.as_slice())
+    }
+}
+
+impl TryFrom<store::AgentRow> for Agent {
+    type Error = Error;
+
+    fn try_from(row: store::AgentRow) -> Result<Self> {
+        Ok(Self {
+            labels: serde_json::from_str(&row.labels).map_err(Error::internal)?,
+            liveness: Liveness::from_word(&row.liveness).ok_or_else(|| store::unknown_word(&row.liveness))?,
+            capabilities: serde_json::from_str(&row.capabilities).map_err(Error::internal)?,
+            id: AgentId(row.id),
+            name: row.name,
+        })
+    }
+}
