@@ -1,11 +1,14 @@
 //! Many small writes as one: callers wait together for one transaction.
 //!
-//! There is no timer. While one batch is being written the next one gathers, so a lone caller waits for nobody and a herd
-//! shares its commits.
+//! While one batch is being written the next one gathers. A batch that follows one of several callers also waits for a
+//! moment, since a herd is on its way: commits cost more than what is in them. A lone caller waits for nobody.
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, oneshot};
+
+/// How long a batch gathers while a herd is on its way.
+const GATHER: Duration = Duration::from_millis(20);
 
 /// Hands items to a function in batches and gives each caller the answer to its own.
 #[derive(Debug)]
@@ -28,7 +31,14 @@ impl<T: Send + 'static, R: Send + 'static> Batcher<T, R> {
         let run = Arc::new(run);
         tokio::spawn(async move {
             let mut gathered = Vec::with_capacity(most);
+            let mut is_herd = false;
             while receiver.recv_many(&mut gathered, most).await > 0 {
+                if is_herd && gathered.len() < most {
+                    tokio::time::sleep(GATHER).await;
+                    let room = most - gathered.len();
+                    gathered.extend(std::iter::from_fn(|| receiver.try_recv().ok()).take(room));
+                }
+                is_herd = gathered.len() > 1;
                 let (items, waiting): (Vec<_>, Vec<_>) = gathered.drain(..).unzip();
                 for (answer, caller) in run(items).await.into_iter().zip(waiting) {
                     // A caller that has gone away wants no answer.

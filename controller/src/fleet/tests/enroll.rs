@@ -14,7 +14,7 @@ use crate::{
         desired::{self, Document, OnInterrupt, OnRevoke},
         enroll::EnrollmentService,
         line::Line,
-        model::{AgentId, Class, InvitationId, Key, Labels, Liveness, Mode, Phase},
+        model::{AgentId, Class, InvitationId, Key, Labels, Liveness, Mode, Phase, STALE_AFTER},
         service::{NewInvitation, Removal},
         store,
     },
@@ -434,9 +434,11 @@ async fn an_agent_that_moved_to_another_replica_is_not_written_off_by_the_former
         let new = opens_at(&second, &agent).await;
         pulse(&second).await;
         first.registry.part(&old, first.db.clock().now());
+        first.db.clock().shift(STALE_AFTER);
         pulse(&first).await;
         assert_eq!(liveness(&first, &agent).await, "online");
         second.registry.part(&new, second.db.clock().now());
+        second.db.clock().shift(STALE_AFTER);
         pulse(&second).await;
         assert_eq!(liveness(&first, &agent).await, "stale", "its last replica says so");
     }
@@ -451,6 +453,7 @@ async fn a_replica_that_starts_does_not_miss_agents_that_live_at_another() {
         pulse(&first).await;
         let second = house(&first.db, "r2").await;
         second.expect_back().await.expect("read");
+        second.db.clock().shift(STALE_AFTER);
         pulse(&second).await;
         assert_eq!(liveness(&first, &agent).await, "online");
     }
