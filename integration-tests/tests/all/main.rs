@@ -6,3 +6,4 @@ mod enrolment;
 mod session;
 mod staging;
 mod tidy;
+mod watchdog;
