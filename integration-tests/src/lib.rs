@@ -3,6 +3,7 @@
 pub mod browser;
 pub mod host;
 pub mod processes;
+pub mod raw;
 pub mod world;
 
 pub use world::World;

@@ -11,7 +11,10 @@ use serde::{Deserialize, Serialize};
 use sqlx::{FromRow, Row};
 use utoipa::ToSchema;
 
-use super::model::{AgentId, Held, Key, Mode, Phase, State, Wanted};
+use super::{
+    logs,
+    model::{AgentId, Held, Key, Mode, Phase, State, Wanted},
+};
 use crate::{
     certificate::Certificates,
     error::{Error, Result},
@@ -244,6 +247,9 @@ impl Desired {
                     .bind("");
             }
             insert.execute(&mut **tx).await?;
+        }
+        if document.mode == Mode::Once {
+            logs::expect(tx, agents, key).await?;
         }
         tx.wake("fleet");
         tx.crash_points(CrashPoint::BeforePutCommit, CrashPoint::AfterPutCommit);
@@ -644,6 +650,9 @@ pub async fn adopt(tx: &mut Tx, agent: &AgentId, held: &Held) -> Result<()> {
     .bind(held.digest.clone())
     .execute(&mut **tx)
     .await?;
+    if held.once {
+        logs::expect(tx, std::slice::from_ref(agent), &held.key).await?;
+    }
     let what = serde_json::json!({"kind": held.key.kind, "id": held.key.id, "generation": held.generation});
     tx.record(Actor::controller().change("agent.assignment_adopted", format!("agent/{agent}")).after(what)).await?;
     Ok(())

@@ -3,6 +3,7 @@
 mod console;
 mod crash;
 mod enrolment;
+mod malformed;
 mod session;
 mod staging;
 mod tidy;
