@@ -43,7 +43,10 @@ use crate::{
 };
 
 /// The domains, one line each.
-pub const DOMAINS: &[Entry] = &[crate::staging::ENTRY];
+pub const DOMAINS: &[Entry] = &[
+    // A domain is taken out by its line.
+    crate::staging::ENTRY,
+];
 
 /// Pause between the waves in which agents are sent home at a stop.
 const WAVE: Duration = Duration::from_millis(200);

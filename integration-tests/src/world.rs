@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use muster_agent::config::{Config as AgentConfig, WrapperFolder};
+use muster_agent::{config::Config as AgentConfig, staging::WrapperFolder};
 use muster_controller::{
     app,
     certificate::model::Lives,
