@@ -1,5 +1,6 @@
 //! Every story of the house: one binary, one file a subject.
 
+mod ask;
 mod console;
 mod crash;
 mod enrolment;
