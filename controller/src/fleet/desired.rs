@@ -181,8 +181,9 @@ impl Desired {
         Self { certificates }
     }
 
-    /// Puts a document before agents, as of the event `generation`. Where the same bytes stand already nothing changes;
-    /// once work that is there already stays as it is.
+    /// Puts a document before agents, as of the event `generation`. Where the same bytes stand already nothing changes,
+    /// unless they were adopted: home knows no report on those, so it asks for one. Once work that is there already stays
+    /// as it is.
     pub async fn put(
         &self,
         tx: &mut Tx,
@@ -211,7 +212,7 @@ impl Desired {
             Mode::Standing => {
                 "do update set generation = excluded.generation, epoch = excluded.epoch, digest = excluded.digest, \
                  doc_version = excluded.doc_version, on_revoke = excluded.on_revoke, state = 'queued' \
-                 where fleet_assignment.digest <> excluded.digest"
+                 where fleet_assignment.digest <> excluded.digest or fleet_assignment.epoch <> excluded.epoch"
             }
         };
         let types = [

@@ -5,6 +5,7 @@ mod console;
 mod crash;
 mod enrolment;
 mod malformed;
+mod restored;
 mod session;
 mod staging;
 mod tidy;
