@@ -37,6 +37,7 @@ use crate::{
         db::{Db, Engine},
         id,
         jobs::Worker,
+        lease,
         wake::{Activator, Wake},
     },
     web::{self, Gate, NavItem, Policy, Role, Routes},
@@ -213,6 +214,10 @@ impl Running {
         }
         let _ = tokio::time::timeout(FAREWELL, futures::future::join_all(self.ports.drain(..))).await;
         self.ends.loops.cancel();
+        // A round under way may take one again, which then lapses.
+        if let Err(error) = lease::release(&self.db, &self.fleet.replica).await {
+            tracing::warn!(%error, "the leases were not let go; they lapse");
+        }
         self.db.close().await;
     }
 

@@ -5,6 +5,7 @@ mod console;
 mod crash;
 mod enrolment;
 mod malformed;
+mod replicas;
 mod restored;
 mod session;
 mod staging;
