@@ -62,7 +62,8 @@ pub fn wait<T>(why: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-fn free_port() -> u16 {
+/// A port that nobody uses.
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port()
 }
 
@@ -140,11 +141,25 @@ impl Processes {
     /// A house with a running controller, a project and an agent that has joined and is ready to be started.
     pub fn shop() -> Self {
         let mut house = Self::new();
-        house.start_controller(None);
-        let token = house.invite();
-        assert!(house.enroll(&token, None).success(), "{}", house.logs());
-        house.project();
+        house.open_shop();
         house
+    }
+
+    /// The same in a house where nothing ran yet.
+    pub fn open_shop(&mut self) {
+        self.start_controller(None);
+        let token = self.invite();
+        assert!(self.enroll(&token, None).success(), "{}", self.logs());
+        self.project();
+    }
+
+    /// The staging `hello` and the operations on it, newest first, when nothing is under way any more.
+    pub fn settled(&self) -> Option<(Value, Vec<Value>)> {
+        let (status, staging) = self.call("GET", Self::STAGING, None)?;
+        let pending = staging["status"].as_str().is_none_or(|status| status.ends_with("Pending"));
+        let stable = status == 200 && staging["pending"].is_null() && !pending;
+        let operations = self.call("GET", "/api/v1/staging/projects/shop/operations?name=hello", None)?.1;
+        stable.then(|| (staging, operations["items"].as_array().cloned().unwrap_or_default()))
     }
 
     /// Makes the project `shop`.

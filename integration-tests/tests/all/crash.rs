@@ -17,13 +17,10 @@ const AT_ONCE: usize = 4;
 
 const STAGING: &str = Processes::STAGING;
 
-/// The staging's first operation, when nothing is under way any more.
+/// The staging and its first operation, when nothing is under way any more.
 fn settled(house: &Processes) -> Option<(Value, Value)> {
-    let (status, staging) = house.call("GET", STAGING, None)?;
-    let stable = status == 200 && staging["pending"].is_null() && !word(&staging, "status").ends_with("Pending");
-    let operations = house.call("GET", "/api/v1/staging/projects/shop/operations?name=hello", None)?.1;
-    let operation = operations["items"].as_array()?.last()?.clone();
-    stable.then_some((staging, operation))
+    let (staging, operations) = house.settled()?;
+    Some((staging, operations.last()?.clone()))
 }
 
 fn word<'a>(value: &'a Value, key: &str) -> &'a str {

@@ -3,6 +3,7 @@
 mod ask;
 mod console;
 mod crash;
+mod database;
 mod enrolment;
 mod malformed;
 mod replicas;
