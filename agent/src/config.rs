@@ -13,6 +13,8 @@ use std::{
 use serde::Deserialize;
 use toml::{Table, Value};
 
+use crate::staging;
+
 /// Where the file lies unless a flag, `MUSTER_AGENT_CONFIG` or the service manager says otherwise.
 pub const DEFAULT_FILE: &str = "/etc/muster-agent/agent.toml";
 
@@ -39,7 +41,7 @@ pub struct Config {
     /// What home may ask for.
     pub accept: Accept,
     /// The staging domain.
-    pub staging: Staging,
+    pub staging: staging::Settings,
     /// Output kept until home has it, bytes.
     pub spool_bytes: u64,
     /// What is logged, as `tracing` directives.
@@ -57,27 +59,6 @@ pub struct Config {
 pub struct Accept {
     /// Kinds of assignments, as globs.
     pub kinds: Vec<String>,
-}
-
-/// The staging domain's settings.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Staging {
-    /// Wrapper folders by the name home uses.
-    pub wrappers: BTreeMap<String, WrapperFolder>,
-}
-
-/// One folder of wrapper executables.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct WrapperFolder {
-    /// Where it lies.
-    pub path: PathBuf,
-    /// Environment of its wrappers, `NAME=value`.
-    #[serde(default)]
-    pub env: Vec<String>,
-    /// A file of such lines, read at each run; for values that should not stand here.
-    pub env_file: Option<PathBuf>,
 }
 
 /// A configuration and where each of its values comes from.

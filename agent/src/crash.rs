@@ -1,7 +1,8 @@
 //! Places at which a test may cut the agent off.
 //!
 //! Every durable write has a point before and a point after it. With `MUSTER_CRASH_AT` set to a point's name the
-//! process kills itself there, as a power cut would; unset, a point costs one comparison.
+//! process kills itself there, as a power cut would; with `hang:` before the name it stops there for good, as a fault would
+//! of which only a watchdog can know. Unset, a point costs one comparison.
 
 use std::sync::OnceLock;
 
@@ -60,11 +61,17 @@ points! {
     AfterEnrolled = "after_enrolled", "The identity is durable.";
 }
 
-/// Ends the process here when the environment names this point.
+/// Ends the process here, or halts it, when the environment names this point.
 pub fn at(point: CrashPoint) {
     static CHOSEN: OnceLock<Option<String>> = OnceLock::new();
-    let chosen = CHOSEN.get_or_init(|| std::env::var("MUSTER_CRASH_AT").ok());
-    if chosen.as_deref() == Some(point.name()) {
+    let Some(chosen) = CHOSEN.get_or_init(|| std::env::var("MUSTER_CRASH_AT").ok()) else { return };
+    let (name, hangs) = chosen.strip_prefix("hang:").map_or((chosen.as_str(), false), |name| (name, true));
+    if name == point.name() {
+        if hangs {
+            loop {
+                std::thread::park();
+            }
+        }
         let _ = kill_process(getpid(), Signal::KILL);
     }
 }

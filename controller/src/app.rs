@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
     path::Path,
     sync::{Arc, OnceLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -37,13 +37,17 @@ use crate::{
         db::{Db, Engine},
         id,
         jobs::Worker,
+        lease,
         wake::{Activator, Wake},
     },
     web::{self, Gate, NavItem, Policy, Role, Routes},
 };
 
 /// The domains, one line each.
-pub const DOMAINS: &[Entry] = &[crate::staging::ENTRY];
+pub const DOMAINS: &[Entry] = &[
+    // A domain is taken out by its line.
+    crate::staging::ENTRY,
+];
 
 /// Pause between the waves in which agents are sent home at a stop.
 const WAVE: Duration = Duration::from_millis(200);
@@ -141,7 +145,7 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running> {
     let wake = db.wake();
     let pulse = Pulse { fleet: fleet.clone() };
     // The registry wakes this loop itself when a stream opens or ends.
-    let (pulse, turns) = Loop::watched("pulse", pulse, fleet.registry.changed.clone());
+    let pulse = Loop::new("pulse", pulse, fleet.registry.changed.clone());
     let rotation = Rotation { certificates: certificates.clone(), db: db.clone(), holder: replica.clone() };
     let mut runners = chores::periodic(&db, &access, config.event_retention_days).await?;
     runners.extend(jobs);
@@ -160,7 +164,9 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running> {
     }
     ops.loops.set(begun).expect("the loops begin once");
 
-    spawn(&guard, feed_watchdog(turns));
+    if let Some(grace) = sd_notify::watchdog_enabled() {
+        spawn(&guard, feed_watchdog(ops.clone(), grace));
+    }
     spawn(&guard, report_health(ops, health));
     let answering = web::serve::serve(http_port, http_tls, router, ends.people.clone());
     let mut ports = vec![spawn(&guard, log("the API's port", answering))];
@@ -208,6 +214,10 @@ impl Running {
         }
         let _ = tokio::time::timeout(FAREWELL, futures::future::join_all(self.ports.drain(..))).await;
         self.ends.loops.cancel();
+        // A round under way may take one again, which then lapses.
+        if let Err(error) = lease::release(&self.db, &self.fleet.replica).await {
+            tracing::warn!(%error, "the leases were not let go; they lapse");
+        }
         self.db.close().await;
     }
 
@@ -359,10 +369,16 @@ fn merge(domains: impl Iterator<Item = Domain>) -> Domain {
 
 // === background ===
 
-/// The watchdog is fed by rounds that end: a loop that hangs starves it.
-async fn feed_watchdog(mut turns: watch::Receiver<u64>) {
-    while turns.changed().await.is_ok() {
-        notify(&[sd_notify::NotifyState::Watchdog]);
+/// The watchdog is fed while rounds of every loop end: one that hangs starves it. Each has as much time beyond its own
+/// as the service manager gives before it takes the controller for dead.
+async fn feed_watchdog(ops: Ops, grace: Duration) {
+    loop {
+        let now = Instant::now();
+        match ops.loops.get().into_iter().flatten().find(|running| running.hangs(now, grace)) {
+            None => notify(&[sd_notify::NotifyState::Watchdog]),
+            Some(running) => tracing::error!(name = running.name, "a loop hangs; the watchdog is not fed"),
+        }
+        tokio::time::sleep(grace / 2).await;
     }
 }
 

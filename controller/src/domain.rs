@@ -1,6 +1,11 @@
 //! What a domain brings with it, in one value. `app` lists the domains and knows no more of them than this.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -79,6 +84,10 @@ pub struct Running {
     /// Ends when it has stopped.
     pub task: JoinHandle<()>,
     turns: Box<dyn Fn() -> Turn + Send + Sync>,
+    /// When the last round ended; at first, when the activity began.
+    ended: watch::Receiver<Instant>,
+    /// A round ends at the latest so long after the one before it, the watchdog's grace apart.
+    limit: Duration,
 }
 
 /// How the last round of an activity went.
@@ -113,25 +122,16 @@ impl Loop {
         R: Reconciler,
         R::Status: Health,
     {
-        Self::watched(name, it, wake).0
-    }
-
-    /// The same, with a receiver that sees each round: the watchdog is fed from one.
-    pub fn watched<R>(name: &'static str, it: R, wake: Activator) -> (Self, watch::Receiver<u64>)
-    where
-        R: Reconciler,
-        R::Status: Health,
-    {
-        let (count, counted) = watch::channel(0);
         let begin = Box::new(move |stop: CancellationToken| {
-            let (task, seen) = reconcile::spawn(Counted { it, count: count.clone() }, wake, stop);
+            let (clock, ended) = watch::channel(Instant::now());
+            let (task, seen) = reconcile::spawn(Timed { it, clock }, wake, stop);
             let turns = Box::new(move || match &*seen.borrow() {
                 None => Turn::Waiting,
                 Some(status) => status.fault().map_or(Turn::Well, Turn::Badly),
             });
-            Running { name, task, turns }
+            Running { name, task, turns, ended, limit: R::PERIOD + R::LONG }
         });
-        (Self { name, begin }, counted)
+        Self { name, begin }
     }
 
     /// Begins it.
@@ -145,21 +145,26 @@ impl Running {
     pub fn turn(&self) -> Turn {
         (self.turns)()
     }
+
+    /// Whether it hangs: its last round ended longer ago than a round may take, and `grace` more.
+    pub fn hangs(&self, now: Instant, grace: Duration) -> bool {
+        now.saturating_duration_since(*self.ended.borrow()) > self.limit + grace
+    }
 }
 
-/// A reconciler whose rounds are counted when they end.
-struct Counted<R> {
+/// A reconciler whose rounds are timed when they end.
+struct Timed<R> {
     it: R,
-    count: watch::Sender<u64>,
+    clock: watch::Sender<Instant>,
 }
 
-impl<R: Reconciler> Reconciler for Counted<R> {
+impl<R: Reconciler> Reconciler for Timed<R> {
     type Status = R::Status;
-    const PERIOD: std::time::Duration = R::PERIOD;
+    const PERIOD: Duration = R::PERIOD;
 
     async fn reconcile(&mut self) -> Self::Status {
         let status = self.it.reconcile().await;
-        self.count.send_modify(|count| *count += 1);
+        self.clock.send_replace(Instant::now());
         status
     }
 }

@@ -1,8 +1,10 @@
 //! The house in one process: a real controller, real agents, a fake host at the very edge. See [`World`].
 
 pub mod browser;
+pub mod cluster;
 pub mod host;
 pub mod processes;
+pub mod raw;
 pub mod world;
 
 pub use world::World;

@@ -1,6 +1,7 @@
 //! The house as its users run it: real programs, killed where a test says so.
 
 use std::{
+    ffi::OsString,
     fs,
     io::Write,
     net::TcpListener,
@@ -18,7 +19,7 @@ use ureq::Agent as Http;
 /// The longest anything may take that a test waits for.
 pub const PATIENCE: Duration = Duration::from_secs(40);
 
-/// Where a program is to kill itself; the environment variable it reads.
+/// Where a program is to kill itself, or with `hang:` before the name to stand still; the environment variable it reads.
 pub const CRASH_AT: &str = "MUSTER_CRASH_AT";
 
 /// A controller and an agent as programs.
@@ -27,6 +28,8 @@ pub struct Processes {
     pub dir: TempDir,
     /// How long an agent's certificate lives, seconds: short enough that one is renewed while a test looks.
     pub certificate_seconds: u32,
+    /// What else stands in the environment of programs that are started.
+    pub env: Vec<(&'static str, OsString)>,
     url: String,
     home: String,
     token: String,
@@ -61,13 +64,17 @@ pub fn wait<T>(why: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-fn free_port() -> u16 {
+/// A port that nobody uses.
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port()
 }
 
 // === impl Processes ===
 
 impl Processes {
+    /// Where the API has the staging `hello`.
+    pub const STAGING: &str = "/api/v1/staging/projects/shop/stagings/hello";
+
     /// A folder and two ports; nothing runs yet. The agent's wrappers write a line into `runs` each time they run, and
     /// exit with what `exit-<wrapper>` holds.
     pub fn new() -> Self {
@@ -99,6 +106,7 @@ impl Processes {
             http: Http::config_builder().http_status_as_error(false).build().new_agent(),
             controller: None,
             agent: None,
+            env: Vec::new(),
             dir,
         }
     }
@@ -133,6 +141,55 @@ impl Processes {
         self.ask("POST", "/api/v1/invitations", Some(&order))["token"].as_str().expect("a token").to_owned()
     }
 
+    /// A house with a running controller, a project and an agent that has joined and is ready to be started.
+    pub fn shop() -> Self {
+        let mut house = Self::new();
+        house.open_shop();
+        house
+    }
+
+    /// The same in a house where nothing ran yet.
+    pub fn open_shop(&mut self) {
+        self.start_controller(None);
+        let token = self.invite();
+        assert!(self.enroll(&token, None).success(), "{}", self.logs());
+        self.project();
+    }
+
+    /// The staging `hello` and the operations on it, newest first, when nothing is under way any more.
+    pub fn settled(&self) -> Option<(Value, Vec<Value>)> {
+        let (status, staging) = self.call("GET", Self::STAGING, None)?;
+        let pending = staging["status"].as_str().is_none_or(|status| status.ends_with("Pending"));
+        let stable = status == 200 && staging["pending"].is_null() && !pending;
+        let operations = self.call("GET", "/api/v1/staging/projects/shop/operations?name=hello", None)?.1;
+        stable.then(|| (staging, operations["items"].as_array().cloned().unwrap_or_default()))
+    }
+
+    /// Makes the project `shop`.
+    pub fn project(&self) {
+        let spec = json!({
+            "base_domain": "shop.test", "namespace": "shop", "wrappers": "test", "check_interval_seconds": 1,
+            "pending_limit_seconds": 30, "timeout_seconds": 30,
+        });
+        self.ask("PUT", "/api/v1/staging/projects/shop", Some(&spec));
+    }
+
+    /// Asks for the staging `hello`; whether the controller said yes. It may be killed before it can answer.
+    pub fn create(&self) -> bool {
+        let long = json!({"level": "app", "key": "LONG", "value": "x".repeat(90_000)});
+        let new = json!({"name": "hello", "tag": "v1", "overrides": [long]});
+        let made = self.call("POST", "/api/v1/staging/projects/shop/stagings", Some(&new));
+        made.is_some_and(|(status, _)| status == 202)
+    }
+
+    /// Waits until the staging `hello` has a status.
+    pub fn becomes(&self, status: &str) {
+        wait(&format!("hello is {status}"), || {
+            let (_, found) = self.call("GET", Self::STAGING, None)?;
+            (found["status"] == status && found["pending"].is_null()).then_some(())
+        });
+    }
+
     /// Lets the agent join; how that program ended.
     pub fn enroll(&self, token: &str, crash: Option<&str>) -> ExitStatus {
         let mut command = self.program("muster-agent", crash);
@@ -153,7 +210,12 @@ impl Processes {
         let log = fs::File::options().create(true).append(true).open(self.dir.path().join(format!("{name}.log")));
         let log = log.expect("a log");
         let mut command = Command::new(programs().join(name));
-        command.env_remove(CRASH_AT).stdin(Stdio::null()).stderr(log.try_clone().expect("a log")).stdout(log);
+        command
+            .env_remove(CRASH_AT)
+            .envs(self.env.clone())
+            .stdin(Stdio::null())
+            .stderr(log.try_clone().expect("a log"))
+            .stdout(log);
         if let Some(point) = crash {
             command.env(CRASH_AT, point);
         }
@@ -163,6 +225,11 @@ impl Processes {
     /// Whether the controller has ended.
     pub fn controller_has_ended(&mut self) -> bool {
         self.controller.as_mut().is_none_or(|child| child.try_wait().expect("its state").is_some())
+    }
+
+    /// Whether the agent has ended.
+    pub fn agent_has_ended(&mut self) -> bool {
+        self.agent.as_mut().is_none_or(|child| child.try_wait().expect("its state").is_some())
     }
 
     /// Whether the controller killed itself.

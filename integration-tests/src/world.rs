@@ -9,7 +9,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use muster_agent::config::{Config as AgentConfig, WrapperFolder};
+use muster_agent::{
+    config::Config as AgentConfig,
+    driver::{Kernel, work},
+    host::Host,
+    identity::Keeper,
+    ledger::Ledger,
+    link::{self, Link},
+    spool::Spool,
+    staging::WrapperFolder,
+};
 use muster_controller::{
     app,
     certificate::model::Lives,
@@ -32,7 +41,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::host::FakeHost;
+use crate::{host::FakeHost, processes::programs};
 
 /// The longest anything may take that a test waits for.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -153,9 +162,49 @@ impl World {
 
     /// Stops the controller as a signal would, and starts another on the same data and port.
     pub async fn restart_home(&mut self) {
+        self.stop_home().await;
+        self.start_home().await;
+    }
+
+    /// Stops the controller as a signal would.
+    pub async fn stop_home(&mut self) {
         self.config.agents_listen = self.home.address;
         self.home.stop().await;
+    }
+
+    /// Starts a controller where the last one was.
+    pub async fn start_home(&mut self) {
         self.home = Home::start(self.config.clone(), &self.clock).await;
+    }
+
+    /// A copy of the database as it is, while the controller is stopped; its URL.
+    pub async fn backup(&self) -> String {
+        let Some(path) = self.config.database.strip_prefix("sqlite:") else {
+            let (server, name) = self.config.database.rsplit_once('/').expect("a URL names a database");
+            return eventually("nobody is connected to the database", || fresh_copy(server, name)).await;
+        };
+        let copy = self.dir.path().join("backup.db");
+        std::fs::copy(path, &copy).expect("copied");
+        format!("sqlite:{}", copy.display())
+    }
+
+    /// Puts a backup in place of the database, and says so as a person would.
+    pub fn restore(&mut self, backup: String) {
+        self.config.database = backup;
+        let marked = std::process::Command::new(programs().join("muster-controller"))
+            .arg("restore-mark")
+            .env("MUSTER_DATA_DIR", &self.config.data_dir)
+            .env("MUSTER_DATABASE", &self.config.database)
+            .status();
+        assert!(marked.expect("it starts").success());
+    }
+
+    /// Another controller over the same database.
+    pub async fn replica(&self, name: &str) -> Home {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut config = self.config.clone();
+        (config.data_dir, config.agents_listen, config.http_listen) = (self.dir.path().join(name), any, any);
+        Home::start(config, &self.clock).await
     }
 
     /// A token for one agent of a class.
@@ -224,8 +273,20 @@ impl Home {
         Self { staging: Staging { fleet: fleet.clone() }, fleet, address, api, first_admin, running: Some(running) }
     }
 
-    async fn stop(&mut self) {
+    /// Stops it as a signal would.
+    pub async fn stop(&mut self) {
         self.running.take().expect("it runs").stop().await;
+    }
+
+    /// Ends it as if killed: nobody is told.
+    pub fn kill(&mut self) {
+        self.running = None;
+    }
+
+    /// Waits until an agent's stream is open here.
+    pub async fn has(&self, agent: &Agent) {
+        let is_here = || async { self.fleet.registry.line(&agent.id).filter(|l| l.epoch() > 0).map(drop) };
+        eventually("the agent's stream is here", is_here).await;
     }
 }
 
@@ -237,6 +298,27 @@ impl Agent {
         let stop = CancellationToken::new();
         let run = muster_agent::app::run(self.config.clone(), self.host.clone(), stop.clone());
         self.running = Some((stop, tokio::spawn(run)));
+    }
+
+    /// Starts it put together by hand, so that a test can speak through its spool.
+    pub fn start_open(&mut self) -> Arc<Kernel> {
+        let state = &self.state;
+        let keeper = Arc::new(Keeper::open(state).expect("an identity"));
+        let ledger = Ledger::open(state, self.host.now_ms()).expect("a ledger").ledger;
+        let spool = Spool::open(state, self.config.spool_bytes, &[], []).expect("a spool");
+        let drivers = muster_agent::staging::drivers(&self.config.staging, self.host.clone(), state.clone());
+        let (host, accept) = (self.host.clone(), self.config.accept.kinds.clone());
+        let kernel = Arc::new(Kernel::new(ledger, spool, host, drivers, accept, state.clone()));
+        let stop = CancellationToken::new();
+        let (report, _) = watch::channel(link::Report::default());
+        let link = Link::new(kernel.clone(), keeper, self.config.homes.clone(), report).run(stop.clone());
+        let (working, stopping) = (kernel.clone(), stop.clone());
+        let run = async move {
+            tokio::join!(work::run(working, stopping, || ()), link);
+            Ok(())
+        };
+        self.running = Some((stop, tokio::spawn(run)));
+        kernel
     }
 
     /// Stops it as a signal would.
@@ -344,12 +426,17 @@ fn copy_folder(from: &Path, to: &Path) {
 }
 
 async fn fresh_database(server: &str) -> String {
+    let (base, _) = server.rsplit_once('/').expect("a server's URL names a database");
+    fresh_copy(base, "template1").await.expect("a database is made")
+}
+
+/// A database that is a copy of another; none while somebody is connected to that.
+async fn fresh_copy(base: &str, template: &str) -> Option<String> {
     use sqlx::Connection;
     sqlx::any::install_default_drivers();
     let name = format!("world_{}", muster_pki::hex(&muster_pki::random::<8>()));
-    let mut conn = sqlx::AnyConnection::connect(server).await.expect("the server answers");
-    let create = sqlx::AssertSqlSafe(format!("create database {name}"));
-    sqlx::query(create).execute(&mut conn).await.expect("a database is made");
-    let (base, _) = server.rsplit_once('/').expect("a server's URL names a database");
-    format!("{base}/{name}")
+    let mut conn = sqlx::AnyConnection::connect(&format!("{base}/postgres")).await.expect("the server answers");
+    let create = sqlx::AssertSqlSafe(format!("create database {name} template {template}"));
+    sqlx::query(create).execute(&mut conn).await.ok()?;
+    Some(format!("{base}/{name}"))
 }

@@ -11,11 +11,11 @@ use muster_proto::{KIND_STAGING_OPERATION, KIND_STAGING_WATCH};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    Settings,
     plan::{self, Action, Checked, Goal, Ran, Wrapper},
     wire,
 };
 use crate::{
-    config,
     driver::{Act, Attempt, Capability, Driver, End, Once, Settled, Standing, Turn, condition},
     host::{self, Exit, Host, NoProgram, NotStarted, Program, Stream},
     ledger::{Assignment, Group, Key, Reason, Refused},
@@ -23,7 +23,7 @@ use crate::{
 
 /// The owner's wrapper folders and the machine to run them on.
 pub struct Folders {
-    pub settings: config::Staging,
+    pub settings: Settings,
     pub host: Arc<dyn Host>,
     pub work: PathBuf,
 }

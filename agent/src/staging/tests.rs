@@ -6,12 +6,12 @@ use prost::Message;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    Settings, WrapperFolder,
     apply::{Folders, Operation, Watch},
     plan::{self, Goal, Level, Override, Subject, Wrapper},
     wire,
 };
 use crate::{
-    config,
     driver::{Attempt, Driver, End, Once, Standing, Turn},
     host::{Exit, Machine, Stream},
     ledger::{Assignment, Group, Key},
@@ -32,8 +32,8 @@ fn wrapper(dir: &Path, name: &str, text: &str) {
 }
 
 fn folders(dir: &Path) -> Arc<Folders> {
-    let folder = config::WrapperFolder { path: dir.into(), env: vec!["OWN=1".into()], env_file: None };
-    let settings = config::Staging { wrappers: BTreeMap::from([("demo".into(), folder)]) };
+    let folder = WrapperFolder { path: dir.into(), env: vec!["OWN=1".into()], env_file: None };
+    let settings = Settings { wrappers: BTreeMap::from([("demo".into(), folder)]) };
     Arc::new(Folders { settings, host: Arc::new(Machine::new(None)), work: dir.join("work") })
 }
 

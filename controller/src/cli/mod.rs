@@ -29,8 +29,8 @@ use client::Client;
                   logged in or not allowed · 6 an operation ended badly · 7 the controller cannot be reached\n\n\
                   Examples:\n  muster dev                                   a whole house on this machine\n  \
                   muster login https://muster.example.org      log in and remember it\n  \
-                  muster apply -f shop.yaml                    declare projects and stagings\n  \
-                  muster staging create shop/hello --tag v1 --wait"
+                  muster staging create shop/hello --tag v1 --wait\n  \
+                  muster apply -f shop.yaml                    declare what a file says"
 )]
 struct Cli {
     #[command(flatten)]
@@ -103,8 +103,7 @@ enum Command {
     #[command(subcommand)]
     Agent(fleet::Agent),
     /// Look after stagings: preview deployments on staging hosts
-    #[command(subcommand)]
-    Staging(staging::Command),
+    Staging(staging::Args),
     /// Read the history
     #[command(subcommand)]
     Event(event::Command),
@@ -135,6 +134,12 @@ pub(crate) struct Failure {
 }
 
 type Result<T = (), E = Failure> = std::result::Result<T, E>;
+
+/// What domains bring to `muster dev`.
+const DEV: &[dev::Tenant] = &[
+    // A domain is taken out by its line.
+    staging::dev::TENANT,
+];
 
 // === impl Failure ===
 
@@ -207,7 +212,7 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> Result {
     let global = cli.global;
     match cli.command {
-        Command::Dev(args) => dev::run(&args),
+        Command::Dev(args) => dev::run(&args, DEV),
         Command::Login(login) => login.run(&global),
         Command::Logout => people::log_out(&global),
         Command::Context(command) => command.run(&global),
@@ -218,7 +223,7 @@ fn run(cli: Cli) -> Result {
         Command::Schema => apply::schema(&global),
         Command::Invitation(command) => command.run(&global),
         Command::Agent(command) => command.run(&global),
-        Command::Staging(command) => command.run(&global),
+        Command::Staging(args) => args.run(&global),
         Command::Event(command) => command.run(&global),
         Command::Token(command) => command.run(&global),
         Command::Session(command) => command.run(&global),

@@ -1,12 +1,15 @@
 //! `muster staging …`: the life of preview deployments.
 
+mod check;
+pub(super) mod dev;
+
 use std::{
     path::PathBuf,
     thread::sleep,
     time::{Duration, Instant},
 };
 
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use http::Method;
 use serde_json::{Value, json};
 
@@ -25,8 +28,14 @@ use crate::{
 };
 
 /// Look after stagings: preview deployments on staging hosts
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
+enum Command {
     /// List stagings
     List {
         /// Only of this project
@@ -132,7 +141,7 @@ pub(crate) enum Command {
 }
 
 /// Which staging
-#[derive(Debug, Args)]
+#[derive(Debug, clap::Args)]
 pub(crate) struct Name {
     /// PROJECT/NAME
     #[arg(value_name = "PROJECT/NAME", value_parser = parse_name)]
@@ -140,7 +149,7 @@ pub(crate) struct Name {
 }
 
 /// Overrides
-#[derive(Debug, Args)]
+#[derive(Debug, clap::Args)]
 pub(crate) struct Set {
     /// Set an override of the application
     #[arg(short = 'a', long, value_name = "KEY=VALUE")]
@@ -157,7 +166,7 @@ pub(crate) struct Set {
 }
 
 /// Waiting
-#[derive(Debug, Args)]
+#[derive(Debug, clap::Args)]
 pub(crate) struct Wait {
     /// Wait for the operation and what comes of it
     #[arg(short, long)]
@@ -167,10 +176,19 @@ pub(crate) struct Wait {
     timeout: u64,
 }
 
+// === impl Args ===
+
+impl Args {
+    /// Does what was asked for.
+    pub fn run(&self, global: &Global) -> Result {
+        self.command.run(global)
+    }
+}
+
 // === impl Command ===
 
 impl Command {
-    pub fn run(&self, global: &Global) -> Result {
+    fn run(&self, global: &Global) -> Result {
         let client = global.client()?;
         match self {
             Self::List { project, status, search } => list(global, &client, project, status, search),
@@ -254,7 +272,7 @@ fn list(
 }
 
 /// Columns of a list of stagings.
-pub(crate) fn columns() -> [output::Column<'static>; 6] {
+fn columns() -> [output::Column<'static>; 6] {
     [
         ("STAGING", "/full_name"),
         ("STATUS", "/status"),

@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use super::model::{AgentId, Key};
 use crate::{
     error::Result,
-    platform::db::{Conn, Tx},
+    platform::db::{Conn, ROWS, Tx, query, values},
 };
 
 /// Bytes kept of the beginning of a stream that is too long; as many are kept of its end.
@@ -54,23 +54,39 @@ pub fn beyond(stored: i64, offset: i64, length: i64) -> Option<(i64, i64, bool)>
     (ends > stored.max(offset)).then(|| (offset.max(stored), (stored - offset).max(0), offset > stored))
 }
 
-/// Adds a piece that `agent` sent and gives up to where home needs no more of the stream. Output of work that is not that
-/// agent's is none of home's: it is not stored, and asked for no more.
-pub async fn append(tx: &mut Tx, agent: &AgentId, log: &LogKey, offset: i64, data: &[u8]) -> Result<i64> {
-    let stored: Option<i64> = sqlx::query(
-        "select (select coalesce(max(ends), 0) from fleet_log where kind = $1 and id = $2 and attempt = $3 \
-         and stream = $4) from fleet_assignment where agent_id = $5 and kind = $1 and id = $2 and mode = 'once'",
+/// Notes that these agents may send output of this once work. That outlives the assignment: output comes after outcomes.
+pub async fn expect(conn: &mut Conn, agents: &[AgentId], key: &Key) -> Result<()> {
+    for piece in agents.chunks(ROWS) {
+        let values = values(&["", "", ""], piece.len(), 0);
+        let mut insert =
+            query(format!("insert into fleet_output (agent_id, kind, id) values {values} on conflict do nothing"));
+        for agent in piece {
+            insert = insert.bind(agent.0.clone()).bind(key.kind.clone()).bind(key.id.clone());
+        }
+        insert.execute(&mut *conn).await?;
+    }
+    Ok(())
+}
+
+/// Whether an agent may: nobody writes into another's output, or of what nobody asked for.
+pub async fn is_expected(conn: &mut Conn, agent: &AgentId, key: &Key) -> Result<bool> {
+    let select = "select count(*) from fleet_output where agent_id = $1 and kind = $2 and id = $3";
+    let select = sqlx::query(select).bind(agent.0.clone()).bind(key.kind.clone()).bind(key.id.clone());
+    Ok(select.fetch_one(conn).await?.try_get::<i64, _>(0)? > 0)
+}
+
+/// Adds a piece and gives where the stored output ends after it.
+pub async fn append(tx: &mut Tx, log: &LogKey, offset: i64, data: &[u8]) -> Result<i64> {
+    let stored: i64 = sqlx::query(
+        "select coalesce(max(ends), 0) from fleet_log where kind = $1 and id = $2 and attempt = $3 and stream = $4",
     )
     .bind(log.key.kind.clone())
     .bind(log.key.id.clone())
     .bind(log.attempt)
     .bind(log.stream)
-    .bind(agent.0.clone())
-    .fetch_optional(&mut **tx)
+    .fetch_one(&mut **tx)
     .await?
-    .map(|row| row.try_get(0))
-    .transpose()?;
-    let Some(stored) = stored else { return Ok(i64::MAX) };
+    .try_get(0)?;
     let Some((begins, skip, gap)) = beyond(stored, offset, data.len() as i64) else { return Ok(stored) };
     if gap {
         let now = tx.now();
@@ -106,21 +122,20 @@ async fn insert(tx: &mut Tx, log: &LogKey, place: (i64, i64), data: Option<&[u8]
 /// Replaces what lies between the head and `tail` by one marked gap.
 async fn drop_middle(tx: &mut Tx, log: &LogKey, tail: i64) -> Result<()> {
     let which = "kind = $1 and id = $2 and attempt = $3 and stream = $4 and begins >= $5 and ends <= $6";
-    let bounds =
-        crate::platform::db::query(format!("select min(begins), max(ends), min(at) from fleet_log where {which}"))
-            .bind(log.key.kind.clone())
-            .bind(log.key.id.clone())
-            .bind(log.attempt)
-            .bind(log.stream)
-            .bind(HEAD)
-            .bind(tail)
-            .fetch_one(&mut **tx)
-            .await?;
+    let bounds = query(format!("select min(begins), max(ends), min(at) from fleet_log where {which}"))
+        .bind(log.key.kind.clone())
+        .bind(log.key.id.clone())
+        .bind(log.attempt)
+        .bind(log.stream)
+        .bind(HEAD)
+        .bind(tail)
+        .fetch_one(&mut **tx)
+        .await?;
     let (Some(from), Some(to)) = (bounds.try_get::<Option<i64>, _>(0)?, bounds.try_get::<Option<i64>, _>(1)?) else {
         return Ok(());
     };
     let at: Option<i64> = bounds.try_get(2)?;
-    crate::platform::db::query(format!("delete from fleet_log where {which}"))
+    query(format!("delete from fleet_log where {which}"))
         .bind(log.key.kind.clone())
         .bind(log.key.id.clone())
         .bind(log.attempt)
@@ -223,12 +238,11 @@ impl Raw {
     }
 }
 
-/// Forgets the output of once work.
+/// Forgets the output of once work; what still comes of it is not kept.
 pub async fn forget(conn: &mut Conn, key: &Key) -> Result<()> {
-    sqlx::query("delete from fleet_log where kind = $1 and id = $2")
-        .bind(key.kind.clone())
-        .bind(key.id.clone())
-        .execute(conn)
-        .await?;
+    for table in ["fleet_log", "fleet_output"] {
+        let delete = query(format!("delete from {table} where kind = $1 and id = $2"));
+        delete.bind(key.kind.clone()).bind(key.id.clone()).execute(&mut *conn).await?;
+    }
     Ok(())
 }

@@ -55,6 +55,9 @@ const HELLO_LIMIT: Duration = Duration::from_secs(10);
 /// A stream that does not answer a ping within this time is dead.
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
 
+/// The longest frame after Hello, bytes: a report of full length with what it is wrapped in.
+const LONGEST: usize = muster_proto::MAX_DOCUMENT + 64 * 1024;
+
 /// Frames read before something is written, when there is both.
 const READ_AT_ONCE: usize = 32;
 
@@ -122,6 +125,9 @@ impl Home for HomeService {
             return Err(Status::invalid_argument("a stream begins with Hello"));
         };
         agree_on_protocol(&hello, now)?;
+        if let Some(fault) = wire::fault(&hello) {
+            return Err(Status::invalid_argument(fault));
+        }
         let capabilities = hex(&sha256(wire::capabilities(&hello).to_string().as_bytes()));
         let line = Arc::new(Line::new(agent.clone(), clean(&hello.ledger_id), capabilities, peer.kill));
         let held = Held { fleet: fleet.clone(), line: line.clone() };
@@ -448,6 +454,9 @@ impl SessionStream {
     /// Takes in one frame, for which there is room in the intake.
     fn take(&mut self, frame: from_agent::Frame) -> Result<(), Status> {
         let agent = &self.line.agent;
+        if frame.encoded_len() > LONGEST {
+            return Err(Status::resource_exhausted("a frame after Hello is at most 320 KiB"));
+        }
         let what = match frame {
             from_agent::Frame::Hello(_) => return Err(Status::invalid_argument("a stream has one Hello")),
             from_agent::Frame::Pong(pong) => {

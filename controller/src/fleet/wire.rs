@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 use muster_pki::{hex, unhex};
+use muster_proto::MAX_HELD;
 use muster_proto::fleet as proto;
+use prost::Message;
 
 use super::{
     desired::{Condition, Envelope, NewReport, OnInterrupt, OnRevoke, Refused, Report},
@@ -35,6 +37,30 @@ pub fn assign(envelope: &Envelope, document: Option<&Bytes>) -> proto::Assign {
             OnRevoke::Stop => proto::OnRevoke::Stop.into(),
         },
         start_by_ms: envelope.start_by,
+    }
+}
+
+/// The longest name of a ledger, a kind or an id that home takes, bytes: what is longer fits no index.
+const LONGEST_NAME: usize = 256;
+
+/// The most an agent may say of itself, its ledger apart, bytes.
+const LONGEST_INTRODUCTION: usize = 64 * 1024;
+
+/// Why home takes no Hello like this; none if it does.
+pub fn fault(hello: &proto::Hello) -> Option<&'static str> {
+    let is_name = |name: &String| name.len() <= LONGEST_NAME && !name.contains('\0');
+    let held = hello.held.iter().flat_map(|h| [&h.kind, &h.id]);
+    let done = hello.done.iter().flat_map(|d| [&d.kind, &d.id]);
+    let facts = hello.facts.as_ref().map_or(0, Message::encoded_len);
+    let capabilities: usize = hello.capabilities.iter().map(Message::encoded_len).sum();
+    if hello.held.len() > MAX_HELD || hello.done.len() > MAX_HELD {
+        Some("a ledger holds at most 4,096 assignments, and remembers as many outcomes")
+    } else if ![&hello.ledger_id].into_iter().chain(held).chain(done).all(is_name) {
+        Some("a name of a ledger, a kind or an id is at most 256 bytes long and holds no NUL")
+    } else if hello.agent_version.len() + facts + capabilities > LONGEST_INTRODUCTION {
+        Some("what an agent says of itself, its version, facts and capabilities, is at most 64 KiB")
+    } else {
+        None
     }
 }
 

@@ -1,4 +1,4 @@
-//! Where tests pull the plug: before and after each durable write that a promise rests on.
+//! Where tests pull the plug, or halt a loop: before and after each durable write that a promise rests on.
 
 use std::sync::OnceLock;
 
@@ -38,11 +38,18 @@ impl CrashPoint {
     ];
 }
 
-/// Kills this process (SIGKILL) when `MUSTER_CRASH_AT` names the point.
+/// Kills this process (SIGKILL) when `MUSTER_CRASH_AT` names the point; with `hang:` before the name, whoever comes here
+/// stays for good.
 pub fn at(point: CrashPoint) {
     static WANTED: OnceLock<Option<String>> = OnceLock::new();
-    let wanted = WANTED.get_or_init(|| std::env::var("MUSTER_CRASH_AT").ok());
-    if wanted.as_deref() == Some(&format!("{point:?}")) {
+    let Some(wanted) = WANTED.get_or_init(|| std::env::var("MUSTER_CRASH_AT").ok()) else { return };
+    let (name, hangs) = wanted.strip_prefix("hang:").map_or((wanted.as_str(), false), |name| (name, true));
+    if name == format!("{point:?}") {
+        if hangs {
+            loop {
+                std::thread::park();
+            }
+        }
         let own = rustix::process::getpid();
         rustix::process::kill_process(own, rustix::process::Signal::KILL).expect("a process may kill itself");
     }

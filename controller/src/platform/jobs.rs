@@ -160,6 +160,7 @@ fn after(next: &Next, attempts: i64, now: i64) -> (&'static str, i64, String) {
 impl Reconciler for Worker {
     type Status = Result<usize, String>;
     const PERIOD: Duration = Duration::from_secs(5);
+    const LONG: Duration = Duration::from_millis(LEASE_MS.unsigned_abs());
 
     async fn reconcile(&mut self) -> Self::Status {
         let kinds: Vec<_> = self.runners.keys().copied().collect();

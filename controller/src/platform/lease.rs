@@ -25,14 +25,10 @@ pub async fn hold(db: &Db, name: &str, holder: &str, life: Duration) -> Result<O
     .await
 }
 
-/// Lets a lease go, so that another may take it at once.
-pub async fn release(db: &Db, name: &str, holder: &str) -> Result<()> {
+/// Lets every lease of a holder go, so that another may take them at once.
+pub async fn release(db: &Db, holder: &str) -> Result<()> {
     db.write(|mut tx| async move {
-        sqlx::query("update lease set until = 0 where name = $1 and holder = $2")
-            .bind(name)
-            .bind(holder)
-            .execute(&mut *tx)
-            .await?;
+        sqlx::query("update lease set until = 0 where holder = $1").bind(holder).execute(&mut *tx).await?;
         tx.done(())
     })
     .await

@@ -13,6 +13,8 @@ pub trait Reconciler: Send + 'static {
     type Status: Send + Sync + 'static;
     /// The longest time between two rounds.
     const PERIOD: Duration;
+    /// How long a round may take beyond what the watchdog grants to any.
+    const LONG: Duration = Duration::ZERO;
     /// One round.
     fn reconcile(&mut self) -> impl Future<Output = Self::Status> + Send;
 }

@@ -195,7 +195,7 @@ async fn a_lease_has_one_holder_and_counts_them() {
         assert_eq!(lease::hold(&db, "plan", "a", long).await.expect("runs"), Some(1));
         assert_eq!(lease::hold(&db, "plan", "b", long).await.expect("runs"), None);
         assert_eq!(lease::hold(&db, "plan", "a", long).await.expect("runs"), Some(1), "kept");
-        lease::release(&db, "plan", "a").await.expect("released");
+        lease::release(&db, "a").await.expect("released");
         assert_eq!(lease::hold(&db, "plan", "b", long).await.expect("runs"), Some(2));
     }
 }

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     fleet::{
+        REPLICA_LIFE,
         desired::{self, Report},
         model::AgentId,
     },
@@ -31,6 +32,9 @@ use crate::{
 
 /// How long the log keeps operations, milliseconds; of a staging that is there, the last one stays.
 const KEEP_OPERATIONS: i64 = 90 * 86_400_000;
+
+/// A replica that died lets another plan after this time. Two that plan at once do no harm: each plans under a lock.
+const LEASE: Duration = Duration::from_millis(REPLICA_LIFE.unsigned_abs());
 
 /// Plans for every staging, on the one replica that holds the lease.
 #[derive(Debug)]
@@ -68,7 +72,7 @@ impl Reconcile {
     async fn round(&mut self) -> Result<Round> {
         let fleet = &self.staging.fleet;
         let mut report = Round::default();
-        if lease::hold(&fleet.db, "plan/staging", &fleet.replica, Duration::from_secs(30)).await?.is_none() {
+        if lease::hold(&fleet.db, "plan/staging", &fleet.replica, LEASE).await?.is_none() {
             return Ok(report);
         }
         let mut after = String::new();

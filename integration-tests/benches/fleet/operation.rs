@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -69,7 +69,7 @@ pub fn measure() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn way(house: &Processes, n: usize, wrappers: &PathBuf) -> anyhow::Result<Duration> {
+fn way(house: &Processes, n: usize, wrappers: &Path) -> anyhow::Result<Duration> {
     let began = wrappers.join(BEGAN);
     let name = format!("s{n}");
     let called = now()?;

@@ -15,40 +15,12 @@ use serde_json::{Value, json};
 /// Houses at once.
 const AT_ONCE: usize = 4;
 
-const STAGING: &str = "/api/v1/staging/projects/shop/stagings/hello";
+const STAGING: &str = Processes::STAGING;
 
-/// Joins, makes a project, and gives a house whose agent is ready to be started.
-fn shop() -> Processes {
-    let mut house = Processes::new();
-    house.start_controller(None);
-    let token = house.invite();
-    assert!(house.enroll(&token, None).success(), "{}", house.logs());
-    project(&house);
-    house
-}
-
-fn project(house: &Processes) {
-    let spec = json!({
-        "base_domain": "shop.test", "namespace": "shop", "wrappers": "test", "check_interval_seconds": 1,
-        "pending_limit_seconds": 30, "timeout_seconds": 30,
-    });
-    house.ask("PUT", "/api/v1/staging/projects/shop", Some(&spec));
-}
-
-/// Asks for a staging; whether the controller said yes. It may be killed before it can answer.
-fn create(house: &Processes) -> bool {
-    let new = json!({"name": "hello", "tag": "v1", "overrides": [{"level": "app", "key": "LONG", "value": "x".repeat(90_000)}]});
-    let made = house.call("POST", "/api/v1/staging/projects/shop/stagings", Some(&new));
-    made.is_some_and(|(status, _)| status == 202)
-}
-
-/// The staging's first operation, when nothing is under way any more.
+/// The staging and its first operation, when nothing is under way any more.
 fn settled(house: &Processes) -> Option<(Value, Value)> {
-    let (status, staging) = house.call("GET", STAGING, None)?;
-    let stable = status == 200 && staging["pending"].is_null() && !word(&staging, "status").ends_with("Pending");
-    let operations = house.call("GET", "/api/v1/staging/projects/shop/operations?name=hello", None)?.1;
-    let operation = operations["items"].as_array()?.last()?.clone();
-    stable.then_some((staging, operation))
+    let (staging, operations) = house.settled()?;
+    Some((staging, operations.last()?.clone()))
 }
 
 fn word<'a>(value: &'a Value, key: &str) -> &'a str {
@@ -78,7 +50,7 @@ fn the_controller_may_be_killed_around_every_commit() {
         let mut house = Processes::new();
         house.start_controller(None);
         let token = house.invite();
-        project(&house);
+        house.project();
         house.kill_controller();
         house.start_controller(Some(&name));
         let joined = house.enroll(&token, None).success();
@@ -88,7 +60,7 @@ fn the_controller_may_be_killed_around_every_commit() {
             assert!(house.enroll(&token, None).success(), "{name}: the invitation was burnt\n{}", house.logs());
         }
         house.start_agent(None);
-        let acknowledged = create(&house);
+        let acknowledged = house.create();
         if joined {
             wait(&format!("{name}: it killed itself"), || house.controller_crashed().then_some(()));
             house.start_controller(None);
@@ -96,7 +68,7 @@ fn the_controller_may_be_killed_around_every_commit() {
         let is_there = house.ask("GET", STAGING, None)["name"] == "hello";
         assert!(is_there || !acknowledged, "{name}: what was acknowledged is lost");
         if !is_there {
-            assert!(create(&house), "{name}");
+            assert!(house.create(), "{name}");
         }
         holds(&name, &house);
     });
@@ -154,20 +126,20 @@ fn the_agent_may_be_killed_around_every_durable_write() {
 fn joining(name: &str) {
     let mut house = Processes::new();
     house.start_controller(None);
-    project(&house);
+    house.project();
     let token = house.invite();
     assert_eq!(house.enroll(&token, Some(name)).signal(), Some(9), "{name}: it did not kill itself");
     let again = house.enroll(&token, None);
     // Killed after the last write it has joined already, and says so.
     assert!(again.success() || house.path("agent/identity/agent.json").is_file(), "{name}: the invitation was burnt");
     house.start_agent(None);
-    assert!(create(&house), "{name}");
+    assert!(house.create(), "{name}");
     holds(name, &house);
 }
 
 fn working(name: &str) {
-    let mut house = shop();
-    assert!(create(&house), "{name}");
+    let mut house = Processes::shop();
+    assert!(house.create(), "{name}");
     house.start_agent(Some(name));
     wait(&format!("{name}: it killed itself"), || house.agent_crashed().then_some(()));
     house.start_agent(None);
@@ -176,8 +148,8 @@ fn working(name: &str) {
 
 /// Points that come up when a staging is archived, a journal has grown, or a certificate is renewed.
 fn later(name: &str) {
-    let mut house = shop();
-    assert!(create(&house), "{name}");
+    let mut house = Processes::shop();
+    assert!(house.create(), "{name}");
     house.start_agent(None);
     holds(name, &house);
     house.kill_agent();
@@ -202,7 +174,7 @@ fn later(name: &str) {
 
 /// An agent that was told of its revocation knows it after a crash, home or no home.
 fn revoked(name: &str) {
-    let mut house = shop();
+    let mut house = Processes::shop();
     house.start_agent(Some(name));
     let agents = wait(&format!("{name}: it is online"), || {
         let agents = house.call("GET", "/api/v1/agents", None)?.1;

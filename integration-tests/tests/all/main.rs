@@ -1,8 +1,14 @@
 //! Every story of the house: one binary, one file a subject.
 
+mod ask;
 mod console;
 mod crash;
+mod database;
 mod enrolment;
+mod malformed;
+mod replicas;
+mod restored;
 mod session;
 mod staging;
 mod tidy;
+mod watchdog;

@@ -15,7 +15,7 @@ use muster_integration_tests::{
 const HOUR: i64 = 3_600_000;
 
 /// What an agent says of its last stream.
-async fn is_told(agent: &Agent, word: &str) {
+pub async fn is_told(agent: &Agent, word: &str) {
     let path = agent.state.join("status.json");
     eventually(&format!("the agent is told {word:?}"), || async {
         let status = std::fs::read_to_string(&path).unwrap_or_default().replace(": ", ":");

@@ -20,7 +20,7 @@ use muster_integration_tests::{
 };
 use tokio::sync::Notify;
 
-const HELLO: Which<'static> = Which { project: "shop", name: "hello" };
+pub const HELLO: Which<'static> = Which { project: "shop", name: "hello" };
 
 /// The project of these stories.
 pub fn project() -> ProjectSpec {
@@ -38,10 +38,15 @@ pub fn project() -> ProjectSpec {
     }
 }
 
-async fn becomes(world: &World, status: Status) {
-    let why = format!("hello is {status:?}");
+pub async fn becomes(world: &World, status: Status) {
+    is(world, HELLO, status).await;
+}
+
+/// Waits until a staging is in a status, and nothing of it is pending.
+pub async fn is(world: &World, which: Which<'_>, status: Status) {
+    let why = format!("{} is {status:?}", which.name);
     eventually(&why, || async {
-        let found = world.home.staging.status(HELLO).await.expect("read");
+        let found = world.home.staging.status(which).await.expect("read");
         (found == Some((status, false))).then_some(())
     })
     .await;
@@ -73,13 +78,13 @@ async fn a_staging_lives_its_life() {
 }
 
 /// A house with a project `shop` and one host.
-async fn shop(world: &World) -> Agent {
+pub async fn shop(world: &World) -> Agent {
     let agent = world.agent("host-1", Class::StagingHost, &[("pool", "a")]).await;
     world.home.staging.save_project(&tester(), "shop", &project(), None).await.expect("a project");
     agent
 }
 
-async fn create(world: &World) -> OperationId {
+pub async fn create(world: &World) -> OperationId {
     world.home.staging.create(&tester(), &hello(vec![])).await.expect("created")
 }
 
@@ -105,7 +110,7 @@ fn set(level: Level, key: &str, value: &str, secret: bool) -> Override {
 }
 
 /// Runs of one wrapper that go on until they are let go.
-fn holding(wrapper: &'static str) -> (impl Fn(&Program) -> Play + Send + Sync + 'static, Arc<Notify>) {
+pub fn holding(wrapper: &'static str) -> (impl Fn(&Program) -> Play + Send + Sync + 'static, Arc<Notify>) {
     let until = Arc::new(Notify::new());
     let held = until.clone();
     let play = move |program: &Program| match program.path.ends_with(wrapper) {
@@ -115,7 +120,7 @@ fn holding(wrapper: &'static str) -> (impl Fn(&Program) -> Play + Send + Sync + 
     (play, until)
 }
 
-async fn running(agent: &Agent, wrapper: &str) {
+pub async fn running(agent: &Agent, wrapper: &str) {
     eventually("the wrapper runs", || async { (agent.host.count(wrapper) > 0).then_some(()) }).await;
 }
 

@@ -23,13 +23,13 @@ const CONTROLLER: &[&[&str]] = &[
 
 /// The agent's modules, lowest first.
 const AGENT: &[&[&str]] = &[
-    &["config", "crash", "dial", "durable"],
+    &["crash", "dial", "durable"],
     &["ledger"],
     &["host"],
     &["identity", "spool"],
     &["driver"],
     &["link", "settings", "network", "staging", "experiment", "inventory", "release"],
-    &["status"],
+    &["config", "status"],
     &["app", "doctor"],
 ];
 

@@ -14,7 +14,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use super::{Args, Result, dev_json, failed};
+use super::{Args, Result, Tenant, dev_json, failed};
 use crate::{
     access::{LogIn, LoggedIn, Want},
     cli::{Failure, client::Client, context::Target},
@@ -31,7 +31,8 @@ const FAREWELL: Duration = Duration::from_secs(15);
 pub(super) type Agents = Vec<(Class, u32)>;
 
 /// A house.
-pub(super) struct House {
+pub(in crate::cli) struct House {
+    tenants: &'static [Tenant],
     data_dir: PathBuf,
     programs: PathBuf,
     wrappers: Option<PathBuf>,
@@ -56,7 +57,11 @@ pub(super) fn parse_agents(text: &str) -> Result<Agents, String> {
 }
 
 /// Tries until something comes of it.
-pub(super) fn wait<T>(limit: Duration, what: &str, mut attempt: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+pub(in crate::cli) fn wait<T>(
+    limit: Duration,
+    what: &str,
+    mut attempt: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
     let begun = Instant::now();
     loop {
         if let Some(found) = attempt()? {
@@ -73,7 +78,7 @@ pub(super) fn wait<T>(limit: Duration, what: &str, mut attempt: impl FnMut() -> 
 
 impl House {
     /// The house of a folder, not running. Programs left over from a start that was killed are ended.
-    pub fn open(args: &Args) -> Result<Self> {
+    pub fn open(args: &Args, tenants: &'static [Tenant]) -> Result<Self> {
         let data_dir = match &args.data_dir {
             Some(folder) => folder.clone(),
             None => default_folder()?,
@@ -100,6 +105,7 @@ impl House {
         };
         let (http, agents_listen) = (port("url")?, port("agents_address")?);
         Ok(Self {
+            tenants,
             password: before["password"].as_str().map(str::to_owned),
             token: fs::read_to_string(data_dir.join("token")).unwrap_or_default().trim().to_owned(),
             wrappers: args.wrappers.clone().or_else(|| find_wrappers(&programs)),
@@ -228,28 +234,14 @@ impl House {
         Ok(())
     }
 
-    /// The configuration of an agent: staging hosts offer every set of wrappers there is.
+    /// The configuration of an agent, with the sections of the domains whose work its class carries out.
     fn agent_config(&self, class: Class, folder: &Path) -> Result<String> {
         let mut table = toml::Table::new();
         table.insert("state_dir".into(), folder.join("state").display().to_string().into());
-        if let (Class::StagingHost, Some(wrappers)) = (class, &self.wrappers) {
-            let stagings = folder.join("stagings");
-            let mut sets = toml::Table::new();
-            for entry in fs::read_dir(wrappers)? {
-                let path = entry?.path();
-                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                if path.join("create").is_file() {
-                    let env =
-                        [format!("STAGINGS_DIR={}", stagings.display()), format!("MOCK_STATE={}", stagings.display())];
-                    let set = toml::Table::from_iter([
-                        ("path".to_owned(), toml::Value::from(path.canonicalize()?.display().to_string())),
-                        ("env".to_owned(), env.to_vec().into()),
-                    ]);
-                    sets.insert(name, set.into());
-                }
+        for tenant in self.tenants.iter().filter(|t| t.class == class) {
+            if let Some(section) = (tenant.agent_config)(self, folder)? {
+                table.insert(tenant.name.into(), section.into());
             }
-            let staging = toml::Table::from_iter([("wrappers".to_owned(), toml::Value::from(sets))]);
-            table.insert("staging".into(), staging.into());
         }
         toml::to_string(&table).map_err(|e| failed(e.to_string()))
     }
@@ -312,20 +304,14 @@ impl House {
         Client::new(&Target { url: self.url.clone(), ca_pem: None, token })
     }
 
-    /// Where a staging of the example wrappers answers, if it does.
-    pub fn url_of(&self, staging: &Value) -> Option<String> {
-        let path = self.folder_of(staging)?.join("port");
-        Some(format!("http://127.0.0.1:{}/", fs::read_to_string(path).ok()?.trim()))
+    /// What domains bring.
+    pub fn tenants(&self) -> &'static [Tenant] {
+        self.tenants
     }
 
-    /// Where the example wrappers keep a staging.
-    pub fn folder_of(&self, staging: &Value) -> Option<PathBuf> {
-        let agents = self.data_dir.join("agents");
-        let (project, name) = (staging["project"].as_str()?, staging["name"].as_str()?);
-        fs::read_dir(agents).ok()?.flatten().find_map(|agent| {
-            let project = agent.path().join("stagings").join(project);
-            fs::read_dir(project).ok()?.flatten().map(|namespace| namespace.path().join(name)).find(|p| p.is_dir())
-        })
+    /// The folder of wrappers that hosts offer.
+    pub fn wrappers(&self) -> Option<&Path> {
+        self.wrappers.as_deref()
     }
 
     /// Where people and programs reach it.

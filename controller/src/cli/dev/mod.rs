@@ -1,28 +1,46 @@
 //! `muster dev`: a whole house on this machine, to try things out. It starts the programs it finds beside itself and links
 //! none of them; what it does, anybody can do by hand.
 
-mod check;
 mod house;
 
-use std::{path::PathBuf, sync::mpsc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::mpsc,
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 
 use super::{
     Failure, Form, Result, apply,
     output::{self, green},
-    staging,
 };
-use house::House;
+use crate::fleet::model::Class;
+pub(super) use house::{House, wait};
 
-/// A staging of the manifest may take this long to be running.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// What a domain brings to a house on one machine, listed in `cli`.
+pub(super) struct Tenant {
+    /// Its name, as its section in an agent's configuration.
+    pub name: &'static str,
+    /// Whose agents carry out what it asks for.
+    pub class: Class,
+    /// Its section in the configuration of such an agent, whose folder is given; none without what it needs.
+    pub agent_config: fn(&House, &Path) -> Result<Option<toml::Table>>,
+    /// Waits until what was applied is there.
+    pub settle: fn(&mut House) -> Result,
+    /// Prints what there is.
+    pub show: fn(&House) -> Result,
+    /// Lives a whole life and checks each step.
+    pub check: fn(&mut House) -> Result,
+    /// What to try, after `muster` and its options.
+    pub example: &'static str,
+}
 
 /// Run a whole house on this machine: a controller and some agents, to try things out
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  muster dev\n  muster dev --agents staging-host=2,interior-site=1 --data-dir /tmp/house\n  \
-    muster dev --check        live a staging's life, then stop"
+    muster dev --check        live the life of what the manifest declares, then stop"
 )]
 pub(crate) struct Args {
     /// Where everything lies; a second start with the same folder goes on where the first stopped
@@ -34,18 +52,18 @@ pub(crate) struct Args {
     /// Manifests to apply
     #[arg(short = 'f', long, value_name = "FILE")]
     manifest: Option<PathBuf>,
-    /// Folder of wrappers, one set a folder, that staging hosts offer under the folders' names
+    /// Folder of wrappers, one set a folder, that hosts offer under the folders' names
     #[arg(long, value_name = "DIR")]
     wrappers: Option<PathBuf>,
-    /// Live a staging's whole life, check each step, stop everything, and end with 0 if all was well
+    /// Live a whole life, check each step, stop everything, and end with 0 if all was well
     #[arg(long)]
     check: bool,
 }
 
 /// Runs it.
-pub(crate) fn run(args: &Args) -> Result {
+pub(crate) fn run(args: &Args, tenants: &'static [Tenant]) -> Result {
     let stopped = stop_signal()?;
-    let mut house = House::open(args)?;
+    let mut house = House::open(args, tenants)?;
     let lived = live(args, &mut house, &stopped);
     house.stop();
     lived
@@ -59,9 +77,13 @@ fn live(args: &Args, house: &mut House, stopped: &mpsc::Receiver<()>) -> Result 
             eprintln!("  {} {} applied", applied.kind, applied.name);
         }
     }
-    wait_for_stagings(house)?;
+    for tenant in house.tenants() {
+        (tenant.settle)(house)?;
+    }
     if args.check {
-        check::live_a_life(house)?;
+        for tenant in house.tenants() {
+            (tenant.check)(house)?;
+        }
         eprintln!("{}", green("everything is as it should be"));
         return Ok(());
     }
@@ -74,65 +96,39 @@ fn live(args: &Args, house: &mut House, stopped: &mpsc::Receiver<()>) -> Result 
     }
 }
 
-/// Waits until no staging is pending, with a line of progress.
-fn wait_for_stagings(house: &mut House) -> Result {
-    let client = house.client()?;
-    let mut progress = output::Progress::new();
-    house::wait(PATIENCE, "the stagings of the manifest are done", || {
-        house.must_live()?;
-        let stagings = client.all("/api/v1/staging/stagings")?;
-        let line: Vec<_> = stagings.iter().map(|s| format!("{} {}", word(s, "name"), word(s, "status"))).collect();
-        progress.show(&format!("  stagings: {}", line.join(", ")), "");
-        let is_done = |s: &Value| s["pending"].is_null() && !word(s, "status").ends_with("Pending");
-        Ok(stagings.iter().all(is_done).then_some(()))
-    })?;
-    progress.end();
-    Ok(())
-}
-
 /// Prints what there is.
 fn report(house: &House) -> Result {
     let client = house.client()?;
     let mut agents = client.all("/api/v1/agents")?;
     for agent in &mut agents {
-        agent["driver"] = driver(word(agent, "class")).into();
+        let tenant = house.tenants().iter().find(|t| t.class.name() == word(agent, "class"));
+        agent["driver"] = tenant.map_or("no driver yet", |t| t.name).into();
     }
     let columns =
         [("AGENT", "/name"), ("CLASS", "/class"), ("STATE", "/liveness"), ("LABELS", "/labels"), ("DRIVER", "/driver")];
     output::print("\n")?;
     output::list(Form::Table, agents, &columns, "/id", "no agents")?;
-    let mut stagings = client.all("/api/v1/staging/stagings")?;
-    for staging in &mut stagings {
-        staging["full_name"] = format!("{}/{}", word(staging, "project"), word(staging, "name")).into();
-        staging["url"] = house.url_of(staging).map_or(Value::Null, Value::from);
+    for tenant in house.tenants() {
+        output::print("\n")?;
+        (tenant.show)(house)?;
     }
-    let mut columns = staging::columns()[..4].to_vec();
-    columns.push(("URL", "/url"));
-    output::print("\n")?;
-    output::list(Form::Table, stagings, &columns, "/full_name", "no stagings")?;
     let (url, user) = (house.url(), "admin");
     let password = house.password().unwrap_or("(changed since)");
+    let example = house.tenants().first().map_or("agent list", |t| t.example);
     output::print("\n")?;
     output::print(&output::facts(&[
         ("Console", url.to_owned()),
         ("User", user.to_owned()),
         ("Password", password.to_owned()),
         ("Data", house.data_dir().display().to_string()),
-        ("Try", format!("muster --url {url} --token-file {} staging list", house.token_file().display())),
+        ("Try", format!("muster --url {url} --token-file {} {example}", house.token_file().display())),
     ]))?;
     eprintln!("\nCtrl-C stops everything; `muster dev --data-dir {}` goes on.", house.data_dir().display());
     Ok(())
 }
 
-/// Which driver carries out what agents of a class are asked to do.
-fn driver(class: &str) -> &'static str {
-    match class {
-        "staging-host" => "staging",
-        _ => "no driver yet",
-    }
-}
-
-fn word<'a>(value: &'a Value, key: &str) -> &'a str {
+/// A text of an answer; empty where it is none.
+pub(super) fn word<'a>(value: &'a Value, key: &str) -> &'a str {
     value[key].as_str().unwrap_or_default()
 }
 

@@ -14,7 +14,10 @@ use serde::{Deserialize, Serialize};
 use sqlx::Row;
 use utoipa::ToSchema;
 
-use super::model::{AgentId, Key, Mode, Phase, State, Wanted};
+use super::{
+    logs,
+    model::{AgentId, Key, Mode, Phase, State, Wanted},
+};
 use crate::{
     certificate::Certificates,
     error::{Error, Result},
@@ -142,8 +145,9 @@ impl Desired {
         Self { certificates }
     }
 
-    /// Puts a document before agents, as of the event `generation`. Where the same bytes stand already nothing changes;
-    /// once work that is there already stays as it is.
+    /// Puts a document before agents, as of the event `generation`. Where the same bytes stand already nothing changes,
+    /// unless they were adopted: home knows no report on those, so it asks for one. Once work that is there already stays
+    /// as it is.
     pub async fn put(
         &self,
         tx: &mut Tx,
@@ -172,7 +176,7 @@ impl Desired {
             Mode::Standing => {
                 "do update set generation = excluded.generation, epoch = excluded.epoch, digest = excluded.digest, \
                  doc_version = excluded.doc_version, on_revoke = excluded.on_revoke, state = 'queued' \
-                 where fleet_assignment.digest <> excluded.digest"
+                 where fleet_assignment.digest <> excluded.digest or fleet_assignment.epoch <> excluded.epoch"
             }
         };
         let types = [
@@ -208,6 +212,9 @@ impl Desired {
                     .bind("");
             }
             insert.execute(&mut **tx).await?;
+        }
+        if document.mode == Mode::Once {
+            logs::expect(tx, agents, key).await?;
         }
         tx.wake("fleet");
         tx.crash_points(CrashPoint::BeforePutCommit, CrashPoint::AfterPutCommit);

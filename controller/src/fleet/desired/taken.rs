@@ -3,7 +3,10 @@
 use sqlx::Row;
 
 use super::{
-    super::model::{AgentId, Held, Key, Mode, Phase},
+    super::{
+        logs,
+        model::{AgentId, Held, Key, Mode, Phase},
+    },
     Report, forget, settle, topic,
 };
 use crate::{
@@ -203,6 +206,9 @@ pub async fn adopt(tx: &mut Tx, agent: &AgentId, held: &Held) -> Result<()> {
     .bind(held.digest.clone())
     .execute(&mut **tx)
     .await?;
+    if held.once {
+        logs::expect(tx, std::slice::from_ref(agent), &held.key).await?;
+    }
     let what = serde_json::json!({"kind": held.key.kind, "id": held.key.id, "generation": held.generation});
     tx.record(Actor::controller().change("agent.assignment_adopted", format!("agent/{agent}")).after(what)).await?;
     Ok(())

@@ -580,3 +580,18 @@ async fn what_an_agent_holds_from_before_a_restore_is_adopted_and_left_as_it_is(
         assert!(reported(&fleet, "x").await.is_some());
     }
 }
+
+#[tokio::test]
+async fn what_was_adopted_is_wanted_anew_when_it_is_put_again() {
+    for url in engines() {
+        let fleet = home(&url).await;
+        let digest = muster_pki::hex(&muster_pki::sha256(b"same"));
+        let held = Held { key: key("x"), epoch: 1, generation: 77, digest, once: false };
+        let held = &held;
+        change!(fleet.db, |tx, _seq| desired::adopt(tx, &"a".into(), held).await?);
+        restore(&fleet).await;
+        let generation = put(&fleet, &["a"], "x", &standing(b"same")).await;
+        let it = fetch(&fleet, "a", "x").await.expect("is there");
+        assert_eq!((it.wanted.epoch, it.wanted.generation, it.wanted.state), (2, generation, State::Queued));
+    }
+}

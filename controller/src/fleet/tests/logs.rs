@@ -1,11 +1,10 @@
 use crate::{
     fleet::{
-        desired::{Document, OnInterrupt, OnRevoke},
         logs::{self, LogKey, Piece, beyond},
-        model::{Class, Key, Mode},
+        model::Key,
     },
-    platform::{db::Db, events::Actor},
-    testing::{engines, fresh, house, settle_agent},
+    platform::db::Db,
+    testing::{engines, fresh},
 };
 
 const MIB: i64 = 1 << 20;
@@ -14,38 +13,9 @@ fn log() -> LogKey {
     LogKey { key: Key { kind: "test.work".into(), id: "a".into() }, attempt: 1, stream: "stdout" }
 }
 
-/// A database in which agent `a` has the work of [`log`], and agent `b` has none.
-async fn at_work(url: &str) -> Db {
-    let fleet = house(&fresh(url).await, "r1").await;
-    settle_agent(&fleet, "b", Class::StagingHost, &[]).await;
-    let agents = &[settle_agent(&fleet, "a", Class::StagingHost, &[]).await];
-    let document = &Document {
-        mode: Mode::Once,
-        version: 1,
-        bytes: b"work".into(),
-        on_interrupt: OnInterrupt::Report,
-        on_revoke: OnRevoke::Keep,
-        start_by: 0,
-    };
-    let put = fleet.db.write(|mut tx| {
-        let desired = &fleet.desired;
-        async move {
-            let seq = tx.record(Actor::controller().change("test.changed", "test/x")).await?;
-            desired.put(&mut tx, seq, agents, &log().key, document).await?;
-            tx.done(())
-        }
-    });
-    put.await.expect("put");
-    fleet.db
-}
-
 async fn append(db: &Db, log: &LogKey, offset: i64, data: &[u8]) -> i64 {
-    append_as(db, "a", log, offset, data).await
-}
-
-async fn append_as(db: &Db, agent: &str, log: &LogKey, offset: i64, data: &[u8]) -> i64 {
     db.write(|mut tx| async move {
-        let end = logs::append(&mut tx, &agent.into(), log, offset, data).await?;
+        let end = logs::append(&mut tx, log, offset, data).await?;
         tx.done(end)
     })
     .await
@@ -82,7 +52,7 @@ fn a_piece_without_bytes_or_beyond_all_numbers_is_nothing() {
 #[tokio::test]
 async fn repeated_and_overlapping_pieces_are_stored_once() {
     for url in engines() {
-        let db = at_work(&url).await;
+        let db = fresh(&url).await;
         assert_eq!(append(&db, &log(), 0, b"hello").await, 5);
         assert_eq!(append(&db, &log(), 0, b"hello").await, 5);
         assert_eq!(append(&db, &log(), 3, b"lo world").await, 11);
@@ -94,7 +64,7 @@ async fn repeated_and_overlapping_pieces_are_stored_once() {
 #[tokio::test]
 async fn what_never_came_is_marked_as_a_gap() {
     for url in engines() {
-        let db = at_work(&url).await;
+        let db = fresh(&url).await;
         append(&db, &log(), 0, b"ab").await;
         assert_eq!(append(&db, &log(), 10, b"yz").await, 12);
         assert_eq!(spans(&read(&db).await), [(0, 2, Some("ab")), (2, 10, None), (10, 12, Some("yz"))]);
@@ -104,7 +74,7 @@ async fn what_never_came_is_marked_as_a_gap() {
 #[tokio::test]
 async fn streams_and_attempts_are_kept_apart_and_bytes_that_are_no_text_are_shown() {
     for url in engines() {
-        let db = at_work(&url).await;
+        let db = fresh(&url).await;
         append(&db, &log(), 0, b"out\0").await;
         append(&db, &LogKey { stream: "stderr", ..log() }, 0, b"\xff\xfe").await;
         append(&db, &LogKey { attempt: 2, ..log() }, 0, b"again").await;
@@ -129,7 +99,7 @@ async fn streams_and_attempts_are_kept_apart_and_bytes_that_are_no_text_are_show
 #[tokio::test]
 async fn of_a_long_stream_head_and_tail_remain_around_one_gap() {
     for url in engines() {
-        let db = at_work(&url).await;
+        let db = fresh(&url).await;
         let piece = vec![b'x'; MIB as usize];
         for n in 0..25 {
             assert_eq!(append(&db, &log(), n * MIB, &piece).await, (n + 1) * MIB);
@@ -143,16 +113,5 @@ async fn of_a_long_stream_head_and_tail_remain_around_one_gap() {
         ends.sort_unstable();
         assert!(ends.windows(2).all(|w| w[0].1 == w[1].0), "no byte is unaccounted for: {ends:?}");
         assert_eq!((ends[0].0, ends[ends.len() - 1].1), (0, 25 * MIB));
-    }
-}
-
-#[tokio::test]
-async fn output_of_another_agents_work_is_not_stored_and_asked_for_no_more() {
-    for url in engines() {
-        let db = at_work(&url).await;
-        assert_eq!(append_as(&db, "b", &log(), 0, b"forged").await, i64::MAX);
-        assert!(read(&db).await.is_empty());
-        assert_eq!(append(&db, &log(), 0, b"true").await, 4);
-        assert_eq!(spans(&read(&db).await), [(0, 4, Some("true"))]);
     }
 }

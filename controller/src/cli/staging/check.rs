@@ -8,7 +8,12 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{Result, failed, house::House, house::wait, word};
+use super::dev::{folder_of, url_of};
+use crate::cli::{
+    Failure, Result,
+    dev::{House, wait, word},
+    output::green,
+};
 
 /// A step may take this long.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -17,8 +22,9 @@ const PATIENCE: Duration = Duration::from_secs(90);
 pub(super) fn live_a_life(house: &mut House) -> Result {
     let client = house.client()?;
     let stagings = client.all("/api/v1/staging/stagings")?;
-    let first =
-        stagings.first().ok_or_else(|| failed("the manifest declares no staging; there is nothing to check"))?;
+    let first = stagings
+        .first()
+        .ok_or_else(|| Failure::failed("the manifest declares no staging; there is nothing to check"))?;
     let it = Life {
         path: format!("/api/v1/staging/projects/{}/stagings/{}", word(first, "project"), word(first, "name")),
         staging: first.clone(),
@@ -35,9 +41,9 @@ pub(super) fn live_a_life(house: &mut House) -> Result {
 
     let _: Value = client.post(&format!("{}/delete", it.path), &json!({}))?;
     it.must_be(house, "Archived")?;
-    let url = house.url_of(&it.staging);
+    let url = url_of(house, &it.staging);
     if url.is_some_and(|url| get(&url).is_ok()) {
-        return Err(failed("it is Archived, and still answers"));
+        return Err(Failure::failed("it is Archived, and still answers"));
     }
     step("archived: it answers no more");
 
@@ -45,20 +51,20 @@ pub(super) fn live_a_life(house: &mut House) -> Result {
     it.must_be(house, "Running")?;
     it.must_serve(house, "v2")?;
     if it.visits(house)? < visits {
-        return Err(failed("it was restored without its data"));
+        return Err(Failure::failed("it was restored without its data"));
     }
     step("restored: it serves again, with its last settings and its data");
 
     let _: Value = client.post(&format!("{}/delete", it.path), &json!({}))?;
     it.must_be(house, "Archived")?;
-    let folder = house.folder_of(&it.staging);
+    let folder = folder_of(house, &it.staging);
     let _: Value = client.post(&format!("{}/cleanup", it.path), &json!({}))?;
     wait(PATIENCE, "it is gone", || {
         house.must_live()?;
         Ok(client.get::<Value>(&it.path).err().map(drop))
     })?;
     if folder.is_some_and(|folder| folder.exists()) {
-        return Err(failed("it was cleaned up, and its data is still there"));
+        return Err(Failure::failed("it was cleaned up, and its data is still there"));
     }
     step("cleaned up: nothing is left of it");
     Ok(())
@@ -79,41 +85,46 @@ impl Life {
             last = format!("{}: {}", word(&view, "status"), word(&view, "status_why"));
             Ok((view["pending"].is_null() && word(&view, "status") == status).then_some(()))
         });
-        found.map_err(|failure| failed(format!("{failure}; it is {last}")))
+        found.map_err(|failure| Failure::failed(format!("{failure}; it is {last}")))
     }
 
     fn must_serve(&self, house: &House, tag: &str) -> Result {
-        let url = house.url_of(&self.staging).ok_or_else(|| failed("its wrapper left no port"))?;
+        let url = url_of(house, &self.staging).ok_or_else(|| Failure::failed("its wrapper left no port"))?;
         let status: Value = serde_json::from_str(&get(&format!("{url}status.json"))?)
-            .map_err(|e| failed(format!("{url}status.json is no JSON: {e}")))?;
+            .map_err(|e| Failure::failed(format!("{url}status.json is no JSON: {e}")))?;
         if word(&status, "tag") == tag {
             return Ok(());
         }
-        Err(failed(format!("{url} serves the tag {:?}, not {tag:?}", word(&status, "tag"))))
+        Err(Failure::failed(format!("{url} serves the tag {:?}, not {tag:?}", word(&status, "tag"))))
     }
 
     /// Visits its pages so far: kept on its disk.
     fn visits(&self, house: &House) -> Result<i64> {
-        let url = house.url_of(&self.staging).ok_or_else(|| failed("its wrapper left no port"))?;
+        let url = url_of(house, &self.staging).ok_or_else(|| Failure::failed("its wrapper left no port"))?;
         get(&url)?;
         let status: Value = serde_json::from_str(&get(&format!("{url}status.json"))?).unwrap_or_default();
-        status["visits"].as_i64().ok_or_else(|| failed(format!("{url}status.json counts no visits")))
+        status["visits"].as_i64().ok_or_else(|| Failure::failed(format!("{url}status.json counts no visits")))
     }
 }
 
 fn step(text: &str) {
-    eprintln!("  {} {text}", super::green("ok"));
+    eprintln!("  {} {text}", green("ok"));
 }
 
 /// The body of a page. The stand-in servers of the examples close each connection when they have answered.
 fn get(url: &str) -> Result<String> {
     let rest = url.trim_start_matches("http://");
     let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-    let mut stream = TcpStream::connect(host).map_err(|e| failed(format!("{url}: {e}")))?;
+    let mut stream = TcpStream::connect(host).map_err(|e| Failure::failed(format!("{url}: {e}")))?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     write!(stream, "GET /{path} HTTP/1.0\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| failed(format!("{url} did not answer in HTTP")))?;
-    if head.split(' ').nth(1) == Some("200") { Ok(body.to_owned()) } else { Err(failed(format!("{url}: {head}"))) }
+    let (head, body) =
+        answer.split_once("\r\n\r\n").ok_or_else(|| Failure::failed(format!("{url} did not answer in HTTP")))?;
+    if head.split(' ').nth(1) == Some("200") {
+        Ok(body.to_owned())
+    } else {
+        Err(Failure::failed(format!("{url}: {head}")))
+    }
 }
