@@ -143,7 +143,7 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running> {
     fleet.expect_back().await?;
 
     let wake = db.wake();
-    let pulse = Pulse { fleet: fleet.clone() };
+    let pulse = Pulse::new(fleet.clone());
     // The registry wakes this loop itself when a stream opens or ends.
     let pulse = Loop::new("pulse", pulse, fleet.registry.changed.clone());
     let rotation = Rotation { certificates: certificates.clone(), db: db.clone(), holder: replica.clone() };
@@ -406,9 +406,9 @@ async fn listen(db: &Db) -> Result<(), sqlx::Error> {
     let mut listener = sqlx::postgres::PgListener::connect(db.url()).await?;
     listener.listen("muster").await?;
     // What was said before is read from the database.
-    db.wake().committed_elsewhere(0);
+    db.wake().committed_elsewhere("");
     while let Some(said) = listener.try_recv().await? {
-        db.wake().committed_elsewhere(said.payload().parse().unwrap_or(0));
+        db.wake().committed_elsewhere(said.payload());
     }
     Ok(())
 }

@@ -195,11 +195,16 @@ async fn offer(
     Ok(offered.await?.into_iter().collect())
 }
 
+/// Rounds of the pulse are at least this far apart: it is woken by each stream of a herd.
+const BEAT_PAUSE: Duration = Duration::from_millis(200);
+
 /// The loop that writes how agents fare, says that this replica lives, and forgets streams that ended.
 #[derive(Debug)]
 pub struct Pulse {
-    /// The house.
-    pub fleet: Fleet,
+    fleet: Fleet,
+    /// When the last round began, and when the heart beat last.
+    round: Option<Instant>,
+    beat: Option<Instant>,
 }
 
 impl Reconciler for Pulse {
@@ -207,6 +212,10 @@ impl Reconciler for Pulse {
     const PERIOD: Duration = Duration::from_secs(2);
 
     async fn reconcile(&mut self) -> Self::Status {
+        if let Some(last) = self.round {
+            tokio::time::sleep(BEAT_PAUSE.saturating_sub(last.elapsed())).await;
+        }
+        self.round = Some(Instant::now());
         self.round().await.map_err(|error| {
             tracing::error!(%error, "liveness could not be written; the next round tries again");
             error.to_string()
@@ -215,6 +224,11 @@ impl Reconciler for Pulse {
 }
 
 impl Pulse {
+    /// A pulse that has not beaten.
+    pub fn new(fleet: Fleet) -> Self {
+        Self { fleet, round: None, beat: None }
+    }
+
     /// An agent that is missing here may live at another replica: how it fares is then that one's to say.
     async fn let_go(&self) -> Result<()> {
         let fleet = &self.fleet;
@@ -237,6 +251,10 @@ impl Pulse {
         self.let_go().await?;
         let told = fleet.registry.transitions(fleet.db.clock().now());
         let closed = fleet.take_closed();
+        let is_due = self.beat.is_none_or(|last| last.elapsed() >= Self::PERIOD);
+        if told.is_empty() && closed.is_empty() && !is_due {
+            return Ok(0);
+        }
         let (told, closed) = (&told, &closed);
         fleet
             .db
@@ -262,6 +280,7 @@ impl Pulse {
             })
             .await?;
         fleet.registry.written(told);
+        self.beat = Some(Instant::now());
         Ok(told.len())
     }
 }

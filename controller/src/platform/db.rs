@@ -7,7 +7,7 @@
 //! `immediate`; on PostgreSQL the first statement locks the aggregate. A transaction that loses a race is run again, so
 //! the closure has no effects but its statements. Lock order: aggregate rows, the event head, the rest.
 
-use std::{future::Future, ops, path::Path, str::FromStr, sync::Arc, time::Duration};
+use std::{fmt::Write, future::Future, ops, path::Path, str::FromStr, sync::Arc, time::Duration};
 
 use sqlx::{
     Any, AnyConnection, AnyPool, AssertSqlSafe, Executor, Row, Transaction,
@@ -17,7 +17,11 @@ use sqlx::{
     query::Query,
 };
 
-use super::{clock::Clock, crash, wake::Wake};
+use super::{
+    clock::Clock,
+    crash,
+    wake::{self, Wake},
+};
 use crate::error::{Error, Result};
 
 /// Arguments of a query on either engine.
@@ -95,6 +99,8 @@ impl Db {
             PoolOptions::<Any>::new()
                 .max_connections(size)
                 .acquire_timeout(Duration::from_secs(30))
+                // A server may have gone since; a file has not, and asking costs as much as the statement.
+                .test_before_acquire(engine == Engine::Postgres)
                 .after_connect(move |conn, _| Box::pin(prepare(conn, engine)))
         };
         let write = pool(if engine == Engine::Sqlite { 1 } else { READERS })
@@ -169,10 +175,8 @@ impl Db {
         let now = self.clock.now();
         let tx = Tx { inner, engine: self.engine, now, last_seq: None, topics: Vec::new(), crash: None };
         let Done { mut tx, value } = act(tx).await?;
-        let is_news = tx.last_seq.is_some() || !tx.topics.is_empty();
-        if tx.engine == Engine::Postgres && is_news {
-            let seq = tx.last_seq.unwrap_or(0).to_string();
-            sqlx::query("select pg_notify('muster', $1)").bind(seq).execute(&mut *tx).await?;
+        if let (Engine::Postgres, Some(news)) = (tx.engine, wake::spell(tx.last_seq, &tx.topics)) {
+            sqlx::query("select pg_notify('muster', $1)").bind(news).execute(&mut *tx).await?;
         }
         let Tx { inner, last_seq, topics, crash, .. } = tx;
         if let Some((before, _)) = crash {
@@ -278,10 +282,11 @@ pub fn values(types: &[&str], rows: usize, offset: usize) -> String {
         for (column, ty) in types.iter().enumerate() {
             let number = offset + row * types.len() + column + 1;
             let comma = if column == 0 { "" } else { ", " };
-            match *ty {
-                "" => out.push_str(&format!("{comma}${number}")),
-                ty => out.push_str(&format!("{comma}cast(${number} as {ty})")),
-            }
+            // Writing to a string cannot fail.
+            let _ = match *ty {
+                "" => write!(out, "{comma}${number}"),
+                ty => write!(out, "{comma}cast(${number} as {ty})"),
+            };
         }
         out.push(')');
     }

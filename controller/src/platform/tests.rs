@@ -7,7 +7,7 @@ use super::{
     id,
     jobs::{self, NewJob, Next},
     lease, setting,
-    wake::Wake,
+    wake::{Wake, spell},
 };
 use crate::{
     error::Error,
@@ -214,4 +214,21 @@ async fn an_unknown_database_url_is_refused() {
     let refused = Db::open("mysql://x", Wake::default(), Clock::default()).await.expect_err("refused");
     assert!(refused.to_string().contains("sqlite: or postgres:"), "{refused}");
     assert_eq!(fresh(&engines()[0]).await.engine(), Engine::Sqlite);
+}
+
+#[tokio::test]
+async fn other_replicas_are_told_which_loops_to_wake() {
+    use futures::FutureExt;
+    let wake = Wake::default();
+    let (staging, jobs) = (wake.listen(&["staging", "agents"]), wake.listen(&["jobs"]));
+    let woken = || (staging.woken().now_or_never().is_some(), jobs.woken().now_or_never().is_some());
+    assert_eq!(spell(None, &[]), None);
+    let news = spell(Some(7), &["agents".into()]).expect("news");
+    assert_eq!(news, "7 agents");
+    wake.committed_elsewhere(&news);
+    assert_eq!((woken(), *wake.head().borrow()), ((true, false), 7));
+    let too_long = spell(None, &["x".repeat(5000)]).expect("news");
+    assert_eq!(too_long, "0", "whoever is told no topic looks at everything");
+    wake.committed_elsewhere(&too_long);
+    assert_eq!(woken(), (true, true));
 }

@@ -8,6 +8,9 @@ use std::{
 
 use tokio::sync::{Notify, watch};
 
+/// PostgreSQL carries at most 8,000 bytes in one notification.
+const LONGEST_NEWS: usize = 4000;
+
 /// Topic of how agents fare: who came, who is missing.
 pub const AGENTS: &str = "agents";
 
@@ -68,10 +71,26 @@ impl Wake {
         topics.iter().filter_map(|t| loops.get(t.as_str())).flatten().for_each(Activator::wake);
     }
 
-    /// Another replica committed something: every loop looks.
-    pub fn committed_elsewhere(&self, seq: i64) {
-        self.committed(Some(seq), &[]);
-        let loops = self.loops.lock().expect("no holder of this lock panics");
-        loops.values().flatten().for_each(Activator::wake);
+    /// A replica committed something and said so in the words of [`spell`]. Where it names no topic every loop looks.
+    pub fn committed_elsewhere(&self, news: &str) {
+        let mut words = news.split(' ').filter(|word| !word.is_empty());
+        let seq = words.next().and_then(|word| word.parse().ok());
+        let topics: Vec<_> = words.map(str::to_owned).collect();
+        self.committed(seq, &topics);
+        if topics.is_empty() {
+            let loops = self.loops.lock().expect("no holder of this lock panics");
+            loops.values().flatten().for_each(Activator::wake);
+        }
     }
+}
+
+/// What a transaction tells other replicas: the number of its newest event, 0 without one, and its topics. None: nothing
+/// that anybody waits for.
+pub fn spell(seq: Option<i64>, topics: &[String]) -> Option<String> {
+    if seq.is_none() && topics.is_empty() {
+        return None;
+    }
+    let head = seq.unwrap_or(0).to_string();
+    let named = topics.iter().fold(head.clone(), |news, topic| news + " " + topic);
+    Some(if named.len() <= LONGEST_NEWS { named } else { head })
 }

@@ -415,7 +415,7 @@ async fn opens_at(fleet: &Fleet, agent: &AgentId) -> Arc<Line> {
 }
 
 async fn pulse(fleet: &Fleet) {
-    Pulse { fleet: fleet.clone() }.reconcile().await.expect("a round");
+    Pulse::new(fleet.clone()).reconcile().await.expect("a round");
 }
 
 async fn liveness(fleet: &Fleet, agent: &AgentId) -> String {
