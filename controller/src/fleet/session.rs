@@ -227,7 +227,12 @@ pub(super) async fn open_all(batch: Vec<(Fleet, Opening)>) -> Vec<Result<Opened>
     let known = async {
         let mut conn = fleet.db.read().await?;
         let rows = store::openings(&mut conn, &pairs).await?;
-        Ok::<_, Error>((rows, store::live_replicas(&mut conn, fleet.db.engine(), super::REPLICA_LIFE).await?))
+        let elsewhere = |r: &OpeningRow| r.session_replica.as_ref().is_some_and(|at| *at != *fleet.replica);
+        let replicas = match rows.iter().any(elsewhere) {
+            true => store::live_replicas(&mut conn, fleet.db.engine(), super::REPLICA_LIFE).await?,
+            false => Vec::new(),
+        };
+        Ok::<_, Error>((rows, replicas))
     };
     let (rows, replicas) = match known.await {
         Ok(known) => known,
