@@ -96,7 +96,7 @@ pub struct StagingView {
     /// Since when it is archived, milliseconds since the Unix epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archived_at: Option<i64>,
-    /// For `If-Match`.
+    /// For `If-Match`: counts changes of settings and host. A status that changes leaves it as it is.
     pub version: i64,
 }
 
@@ -276,7 +276,7 @@ async fn create_project(
 }
 
 /// Makes or changes a project
-#[utoipa::path(put, path = "/api/v1/staging/projects/{project}", tag = "staging", request_body = ProjectSpec,
+#[utoipa::path(put, path = "/api/v1/staging/projects/{project}", tag = "staging", params(("If-Match" = Option<String>, Header)), request_body = ProjectSpec,
     responses((status = 200, body = Project)))]
 async fn put_project(
     State(staging): State<Staging>,
@@ -363,7 +363,7 @@ async fn create(
 }
 
 /// Changes a staging's tag or overrides
-#[utoipa::path(patch, path = "/api/v1/staging/projects/{project}/stagings/{name}", tag = "staging",
+#[utoipa::path(patch, path = "/api/v1/staging/projects/{project}/stagings/{name}", tag = "staging", params(("If-Match" = Option<String>, Header)),
     request_body = UpdateStaging, responses((status = 202, body = Accepted)))]
 async fn update(
     State(staging): State<Staging>,
@@ -426,17 +426,18 @@ async fn cancel(
 }
 
 /// Gives an archived or failed staging another host; its data stays where it is
-#[utoipa::path(post, path = "/api/v1/staging/projects/{project}/stagings/{name}/move", tag = "staging",
+#[utoipa::path(post, path = "/api/v1/staging/projects/{project}/stagings/{name}/move", tag = "staging", params(("If-Match" = Option<String>, Header)),
     request_body = MoveStaging, responses((status = 200, body = StagingView)))]
 async fn relocate(
     State(staging): State<Staging>,
     caller: Caller,
     Path((project, name)): Path<(String, String)>,
     Body(to): Body<MoveStaging>,
-) -> Result<Json<StagingView>> {
+) -> Result<(ETag, Json<StagingView>)> {
     let which = Which { project: &project, name: &name };
-    staging.relocate(&caller.actor, which, &to.agent).await?;
-    Ok(Json(show(&staging, which).await?))
+    staging.relocate(&caller.actor, which, &to.agent, version).await?;
+    let view = show(&staging, which).await?;
+    Ok((ETag(view.version), Json(view)))
 }
 
 /// Drops a staging whose host is gone, without running anything
@@ -446,6 +447,7 @@ async fn forget(
     State(staging): State<Staging>,
     caller: Caller,
     Path((project, name)): Path<(String, String)>,
+    IfMatch(version): IfMatch,
 ) -> Result<StatusCode> {
     staging.forget(&caller.actor, Which { project: &project, name: &name }).await?;
     Ok(StatusCode::NO_CONTENT)
