@@ -12,6 +12,7 @@ use muster_controller::{
         model::{Level, OperationId, Outcome, Override, ProjectSpec, SettingsChange, Status},
         service::{NewStaging, Which},
     },
+    web::{Paging, paging::PagingQuery},
 };
 use muster_integration_tests::{
     World,
@@ -96,8 +97,14 @@ async fn operation(world: &World, id: &OperationId) -> OperationView {
 }
 
 async fn output(world: &World, id: &OperationId, stream: &str) -> String {
-    let log = api::output(&world.home.staging, id).await.expect("a log");
-    log.pieces.iter().filter(|p| p.stream == stream).filter_map(|p| p.text.clone()).collect()
+    let (mut text, mut query) = (String::new(), PagingQuery::default());
+    loop {
+        let paging = Paging::try_from(query).expect("a cursor");
+        let page = api::output(&world.home.staging, id, stream, &paging).await.expect("a page of the log");
+        text.extend(page.items.into_iter().filter_map(|p| p.text));
+        let Some(next) = page.next else { return text };
+        query = PagingQuery { cursor: Some(next), limit: None };
+    }
 }
 
 fn set(level: Level, key: &str, value: &str, secret: bool) -> Override {
@@ -105,7 +112,7 @@ fn set(level: Level, key: &str, value: &str, secret: bool) -> Override {
 }
 
 /// Runs of one wrapper that go on until they are let go.
-fn holding(wrapper: &'static str) -> (impl Fn(&Program) -> Play + Send + Sync + 'static, Arc<Notify>) {
+pub fn holding(wrapper: &'static str) -> (impl Fn(&Program) -> Play + Send + Sync + 'static, Arc<Notify>) {
     let until = Arc::new(Notify::new());
     let held = until.clone();
     let play = move |program: &Program| match program.path.ends_with(wrapper) {
@@ -314,7 +321,7 @@ async fn output_that_is_no_text_and_has_no_end_of_line_is_kept() {
     });
     let id = create(&world).await;
     becomes(&world, Status::Running).await;
-    eventually("head and tail are stored", || async {
+    eventually("head and tail are stored and read, page by page", || async {
         let text = output(&world, &id, "stdout").await;
         (text.starts_with("\0\u{fffd}xx") && text.ends_with("xxthe end") && text.len() < 11 * 1024 * 1024).then_some(())
     })
