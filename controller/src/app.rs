@@ -459,7 +459,7 @@ fn host_name() -> String {
 }
 
 /// One controller a data folder: held for as long as the file is.
-fn lock(data_dir: &Path) -> Result<std::fs::File> {
+pub fn lock(data_dir: &Path) -> Result<std::fs::File> {
     let path = data_dir.join("lock");
     let file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(&path);
     let file = file.map_err(|e| Error::Conflict(format!("{} cannot be opened: {e}", path.display())))?;

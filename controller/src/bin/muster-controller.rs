@@ -177,6 +177,8 @@ async fn reset_password(config: &Config, name: &str) -> anyhow::Result<()> {
 
 async fn restore_mark(config: &Config) -> anyhow::Result<()> {
     let db = app::open(config, Clock::default()).await?;
+    // One that runs has read the epoch already.
+    let _lock = app::lock(&config.data_dir)?;
     let epoch = db
         .write(|mut tx| async move {
             let epoch = raise_epoch(&mut tx).await?;

@@ -7,13 +7,13 @@ use serde_json::Value;
 
 use super::{
     Failure, Form, Global, Result,
-    client::Client,
+    client::{Client, query},
     output::{self, green},
     yaml::{self, Document},
 };
 use crate::web::{Applied, Outcome, manifest::Difference};
 
-/// Declare things from a file
+/// Make or change what files declare: projects and stagings
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  muster apply -f shop.yaml\n  muster apply -f shop.yaml --dry-run\n  cat shop.yaml | muster apply -f -"
@@ -29,6 +29,7 @@ pub(crate) struct Apply {
 
 /// Show what applying a file would change
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  muster diff -f shop.yaml")]
 pub(crate) struct Diff {
     /// Files of manifests, YAML; `-` is standard input
     #[arg(short, long, required = true, value_name = "FILE")]
@@ -37,6 +38,9 @@ pub(crate) struct Diff {
 
 /// Print everything that is declared, in the form it is applied in
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  muster export --kind staging.project >projects.yaml\n\nSecrets are left out: nobody may read them."
+)]
 pub(crate) struct Export {
     /// Only this kind, such as staging.project
     #[arg(long)]
@@ -81,17 +85,25 @@ impl Diff {
     pub fn run(&self, global: &Global) -> Result {
         let client = global.client()?;
         let documents = read_all(&self.file)?;
+        let mut all = Vec::new();
         for document in &documents {
             let Some(would) = tolerant(apply(&client, document, true), &documents)? else {
-                output::print(&format!("{}: depends on another document of these files\n", document.title()))?;
+                eprintln!("{}: depends on another document of these files", document.title());
                 continue;
             };
+            if global.output != Form::Table {
+                all.push(serde_json::to_value(would).map_err(|e| Failure::failed(e.to_string()))?);
+                continue;
+            }
             output::print(&format!("{} {}: {}\n", would.kind, would.name, word(would.outcome)))?;
             for difference in &would.diff {
                 output::print(&lines(difference))?;
             }
         }
-        Ok(())
+        match global.output {
+            Form::Table => Ok(()),
+            form => output::list(form, all, &[], "/name", ""),
+        }
     }
 }
 
@@ -99,10 +111,10 @@ impl Diff {
 
 impl Export {
     pub fn run(&self, global: &Global) -> Result {
-        let query = self.kind.as_ref().map(|k| format!("?kind={k}")).unwrap_or_default();
-        let all: Vec<Value> = global.client()?.get(&format!("/api/v1/manifests/export{query}"))?;
-        if global.output == Form::Json {
-            return output::list(Form::Json, all, &[], "/name", "");
+        let query = query(&[("kind", self.kind.clone().unwrap_or_default())]);
+        let all: Vec<Value> = global.client()?.get(&format!("/api/v1/manifests/export?{query}"))?;
+        if matches!(global.output, Form::Json | Form::Name) {
+            return output::list(global.output, all, &[], "/name", "");
         }
         for manifest in all {
             let text = serde_saphyr::to_string(&manifest).map_err(|e| Failure::failed(e.to_string()))?;

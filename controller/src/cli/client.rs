@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -42,8 +43,14 @@ pub(crate) struct Message {
 impl Client {
     /// A client of a controller.
     pub fn new(target: &Target) -> Result<Self> {
+        let is_tls = target.url.starts_with("https://");
+        if !is_tls && !target.url.starts_with("http://") {
+            let text = format!("{:?} is no URL of a controller, such as https://muster.example.org", target.url);
+            return Err(Failure::usage(text));
+        }
         let mut tls = TlsConfig::builder().unversioned_rustls_crypto_provider(muster_pki::tls::provider());
-        if let Some(pem) = &target.ca_pem {
+        let roots = if is_tls && target.ca_pem.is_none() { Some(system_roots()?) } else { target.ca_pem.clone() };
+        if let Some(pem) = roots {
             let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem.as_bytes())
                 .map(|c| c.map(|c| Certificate::from_der(&c).to_owned()))
                 .collect::<Result<_, _>>()
@@ -80,17 +87,29 @@ impl Client {
 
     /// Reads a list whole, page by page where it comes in pages.
     pub fn all(&self, path: &str) -> Result<Vec<Value>> {
-        let (mut items, mut cursor) = (Vec::new(), String::new());
+        let mut items = Vec::new();
+        self.pages(path, |page| {
+            items.extend(page);
+            Ok(())
+        })?;
+        Ok(items)
+    }
+
+    /// Reads a list page by page.
+    pub fn pages(&self, path: &str, mut take: impl FnMut(Vec<Value>) -> Result) -> Result {
+        let mut cursor = String::new();
         loop {
             let joint = if path.contains('?') { '&' } else { '?' };
-            let page: Value = self.get(&format!("{path}{joint}limit=500{cursor}"))?;
+            let mut page: Value = self.get(&format!("{path}{joint}limit=500{cursor}"))?;
             if let Value::Array(whole) = page {
-                return Ok(whole);
+                return take(whole);
             }
-            items.extend(page["items"].as_array().cloned().unwrap_or_default());
+            if let Value::Array(items) = page["items"].take() {
+                take(items)?;
+            }
             match page["next"].as_str() {
                 Some(next) => cursor = format!("&cursor={next}"),
-                None => return Ok(items),
+                None => return Ok(()),
             }
         }
     }
@@ -98,6 +117,11 @@ impl Client {
     /// Sends something and reads the answer.
     pub fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
         decode(self.send(Method::POST, path, Some(body), None)?)
+    }
+
+    /// Sends something, if what it is about still is the version named, and reads the answer.
+    pub fn post_if<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize, version: Option<i64>) -> Result<T> {
+        decode(self.send(Method::POST, path, Some(body), version)?)
     }
 
     /// Asks for something that gives no answer, or one that is not of interest.
@@ -160,16 +184,40 @@ impl Client {
             }
             None => self.agent.run(request.body(()).map_err(|e| Failure::usage(e.to_string()))?),
         };
-        let answer =
-            answer.map_err(|e| Failure::new(Failure::UNREACHABLE, format!("{} cannot be reached: {e}", self.url)))?;
-        if answer.status().is_success() { Ok(answer) } else { Err(refused(answer)) }
+        let answer = answer.map_err(|e| {
+            let hint = match &e {
+                ureq::Error::Rustls(_) | ureq::Error::Tls(_) => "; name its certificate authority with --ca-file",
+                _ => "",
+            };
+            Failure::new(Failure::UNREACHABLE, format!("{} cannot be reached: {e}{hint}", self.url))
+        })?;
+        if answer.status().is_success() { Ok(answer) } else { Err(refused(answer, self.token.is_some())) }
     }
 }
 
 /// The query of a URL: the pairs that have a value.
 pub(crate) fn query(pairs: &[(&str, String)]) -> String {
-    let set: Vec<_> = pairs.iter().filter(|(_, v)| !v.is_empty()).map(|(k, v)| format!("{k}={v}")).collect();
+    let set: Vec<_> = pairs.iter().filter(|(_, v)| !v.is_empty()).map(|(k, v)| format!("{k}={}", encoded(v))).collect();
     set.join("&")
+}
+
+/// What a person typed, as a piece of a URL.
+pub(crate) fn encoded(text: &str) -> String {
+    let piece = |b: u8| match b {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(b).to_string(),
+        other => format!("%{other:02X}"),
+    };
+    text.bytes().map(piece).collect()
+}
+
+/// The certificate authorities this machine trusts.
+fn system_roots() -> Result<String> {
+    let own = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+    let known = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+    let mut files = own.into_iter().chain(known.map(PathBuf::from));
+    files.find_map(|file| std::fs::read_to_string(file).ok()).ok_or_else(|| {
+        Failure::usage("this machine has no list of certificate authorities; name the controller's with --ca-file")
+    })
 }
 
 fn decode<T: DeserializeOwned>(mut answer: http::Response<ureq::Body>) -> Result<T> {
@@ -182,7 +230,7 @@ fn decode<T: DeserializeOwned>(mut answer: http::Response<ureq::Body>) -> Result
 }
 
 /// What a refusal says, with the exit code that goes with it.
-fn refused(mut answer: http::Response<ureq::Body>) -> Failure {
+fn refused(mut answer: http::Response<ureq::Body>, is_known: bool) -> Failure {
     let status = answer.status();
     let code = match status {
         StatusCode::NOT_FOUND => Failure::NOT_FOUND,
@@ -196,6 +244,9 @@ fn refused(mut answer: http::Response<ureq::Body>) -> Failure {
         Ok(problem) => problem.detail,
         Err(_) => format!("the controller answered {status}"),
     };
-    let hint = if status == StatusCode::UNAUTHORIZED { "; log in with `muster login`" } else { "" };
-    Failure::new(code, format!("{message}{hint}"))
+    let message = match (status, is_known) {
+        (StatusCode::UNAUTHORIZED, true) => format!("{message}; log in with `muster login`"),
+        _ => message,
+    };
+    Failure::new(code, message)
 }

@@ -42,14 +42,17 @@ pub(crate) struct Target {
 /// Which controllers are remembered
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// List them
+    /// List the controllers that are remembered
     List,
-    /// Mean this one from here on
+    /// Talk to this controller from here on
+    #[command(
+        after_help = "Example:\n  muster login https://muster.example.org --name live\n  muster context use live"
+    )]
     Use {
         /// Its name
         name: String,
     },
-    /// Forget one
+    /// Forget a controller, and leave its token as it is; `muster logout` ends it
     Remove {
         /// Its name
         name: String,

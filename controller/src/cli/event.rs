@@ -10,6 +10,9 @@ use crate::platform::events::{Event, Verified};
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// List what happened, newest first
+    #[command(
+        after_help = "Examples:\n  muster event list --subject staging/shop/hello\n  muster event list --kind agent --limit 500 -o json\n  muster event list --actor user/admin"
+    )]
     List {
         /// Only about this, such as staging/shop/hello
         #[arg(long)]
@@ -20,16 +23,17 @@ pub(crate) enum Command {
         /// Only by this actor, such as user/admin
         #[arg(long)]
         actor: Option<String>,
-        /// No more than this many
+        /// No more than this many, at most 500
         #[arg(long, default_value_t = 50)]
         limit: u32,
     },
     /// Print what happens as it happens
+    #[command(after_help = "Example:\n  muster event follow --kind staging -o json | jq .subject")]
     Follow {
-        /// Only about this
+        /// Only about this, such as staging/shop
         #[arg(long)]
         subject: Option<String>,
-        /// Only of this kind
+        /// Only of this kind, such as agent
         #[arg(long)]
         kind: Option<String>,
     },
@@ -67,14 +71,18 @@ impl Command {
                 Ok(())
             }
             Self::Verify => {
-                let found: Verified = client.get("/api/v1/events/verify")?;
-                match found.fault {
-                    Some(fault) => Err(Failure::failed(format!("the history was changed: {fault}"))),
-                    None => output::print(&format!(
-                        "sealed up to event {}: {} range(s) checked, {} dropped by retention\n",
-                        found.sealed_up_to, found.checked, found.dropped
-                    )),
+                let answer: Value = client.get("/api/v1/events/verify")?;
+                let found: Verified =
+                    serde_json::from_value(answer.clone()).map_err(|e| Failure::failed(e.to_string()))?;
+                if let Some(fault) = &found.fault {
+                    return Err(Failure::failed(format!("the history was changed: {fault}")));
                 }
+                output::one(global.output, &answer, "/sealed_up_to", |_| {
+                    let Verified { sealed_up_to, checked, dropped, .. } = found;
+                    format!(
+                        "sealed up to event {sealed_up_to}: {checked} range(s) checked, {dropped} dropped by retention\n"
+                    )
+                })
             }
         }
     }
@@ -85,6 +93,14 @@ fn line(form: Form, data: &str) -> Result<String> {
         return Ok(format!("{data}\n"));
     }
     let event: Event = serde_json::from_str(data).map_err(|e| Failure::failed(e.to_string()))?;
+    match form {
+        Form::Yaml => {
+            let text = serde_saphyr::to_string(&event).map_err(|e| Failure::failed(e.to_string()))?;
+            return Ok(format!("---\n{text}"));
+        }
+        Form::Name => return Ok(format!("{}\n", event.seq)),
+        Form::Table | Form::Json => {}
+    }
     let after = event.after.map(|v| v.to_string()).unwrap_or_default();
     Ok(format!("{}  {:<28}  {:<32}  {}  {after}\n", output::when(event.at), event.kind, event.subject, event.actor))
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     Failure, Form, Global, Result,
-    client::query,
+    client::{Client, encoded, query},
     output::{self, facts, green, text, when},
 };
 use crate::fleet::model::{Class, Labels, parse_labels};
@@ -33,7 +33,7 @@ pub(crate) enum Invitation {
         /// Open for this many hours
         #[arg(long, default_value_t = 24)]
         hours: i64,
-        /// Bring this identity back instead of minting a new one
+        /// Bring the identity of this agent, by its id, back instead of minting a new one
         #[arg(long, value_name = "AGENT")]
         for_agent: Option<String>,
     },
@@ -50,12 +50,13 @@ pub(crate) enum Invitation {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Agent {
     /// List agents
+    #[command(after_help = "Example:\n  muster agent list --class staging-host --label pool=dev --state offline")]
     List {
         /// Only of this class
         #[arg(long, value_parser = class)]
         class: Option<Class>,
-        /// Only those online, stale, offline or never seen
-        #[arg(long)]
+        /// Only those in this state
+        #[arg(long, value_parser = ["online", "stale", "offline", "never"])]
         state: Option<String>,
         /// Only with these labels, key=value
         #[arg(long = "label", value_name = "KEY=VALUE")]
@@ -66,12 +67,15 @@ pub(crate) enum Agent {
     },
     /// Show an agent, and what it holds
     Show {
-        /// Its id
+        /// Its name or id
+        #[arg(value_name = "AGENT")]
         id: String,
     },
     /// Change an agent's labels: key=value sets one, key- takes one away
+    #[command(after_help = "Example:\n  muster agent label site-7 pool=dev rack-")]
     Label {
-        /// Its id
+        /// Its name or id
+        #[arg(value_name = "AGENT")]
         id: String,
         /// Changes
         #[arg(required = true, value_name = "KEY=VALUE|KEY-")]
@@ -79,24 +83,29 @@ pub(crate) enum Agent {
     },
     /// Give an agent another name
     Rename {
-        /// Its id
+        /// Its name or id
+        #[arg(value_name = "AGENT")]
         id: String,
         /// The name
         name: String,
     },
     /// Take an agent's identity away: it is cut off at once
+    #[command(after_help = "Example:\n  muster agent revoke site-7 --reason \"the machine was stolen\"\n\n\
+        muster invitation create --for-agent AGENT brings the identity back.")]
     Revoke {
-        /// Its id
+        /// Its name or id
+        #[arg(value_name = "AGENT")]
         id: String,
         /// Why, for the history
         #[arg(long)]
         reason: String,
     },
-    /// Remove an agent and everything about it
+    /// Remove an agent and everything home knows of it; its host is left as it is
     Remove {
-        /// Its id
+        /// Its name or id
+        #[arg(value_name = "AGENT")]
         id: String,
-        /// Even if it holds something
+        /// Even if it holds assignments: what they did stays on the host
         #[arg(long)]
         force: bool,
     },
@@ -114,7 +123,7 @@ impl Invitation {
                     "/api/v1/invitations",
                     &json!({
                         "name": name, "class": class, "labels": labels, "max_uses": uses,
-                        "expires_in_seconds": hours * 3600, "for_agent": for_agent,
+                        "expires_in_seconds": hours.saturating_mul(3600), "for_agent": for_agent,
                     }),
                 )?;
                 eprintln!("keep this token; it is not shown again. On the host: muster-agent enroll < token");
@@ -144,7 +153,7 @@ impl Invitation {
                 )
             }
             Self::Revoke { id } => {
-                client.act(Method::DELETE, &format!("/api/v1/invitations/{id}"), None::<&()>)?;
+                client.act(Method::DELETE, &format!("/api/v1/invitations/{}", encoded(id)), None::<&()>)?;
                 eprintln!("{}", green("revoked"));
                 Ok(())
             }
@@ -167,7 +176,7 @@ impl Agent {
         let client = global.client()?;
         match self {
             Self::List { class, state, labels, search } => {
-                let labels: Vec<_> = parse(labels)?.iter().map(|(k, v)| format!("{k}%3D{v}")).collect();
+                let labels: Vec<_> = parse(labels)?.iter().map(|(k, v)| format!("{k}={v}")).collect();
                 let filters = [
                     ("class", class.map_or("", Class::name).to_owned()),
                     ("liveness", state.clone().unwrap_or_default()),
@@ -184,6 +193,7 @@ impl Agent {
                 )
             }
             Self::Show { id } => {
+                let id = agent_id(&client, id)?;
                 let detail: Value = client.get(&format!("/api/v1/agents/{id}"))?;
                 if global.output != Form::Table {
                     return output::one(global.output, &detail, "/agent/id", |_| String::new());
@@ -203,6 +213,7 @@ impl Agent {
                 output::list(Form::Table, holdings, &columns, "/id", "it holds nothing")
             }
             Self::Label { id, changes } => {
+                let id = agent_id(&client, id)?;
                 let detail: Value = client.get(&format!("/api/v1/agents/{id}"))?;
                 let agent = &detail["agent"];
                 let mut labels: Labels = serde_json::from_value(agent["labels"].clone()).unwrap_or_default();
@@ -224,11 +235,13 @@ impl Agent {
                 Ok(())
             }
             Self::Rename { id, name } => {
+                let id = agent_id(&client, id)?;
                 let _: Value = client.patch(&format!("/api/v1/agents/{id}"), &json!({"name": name}), None)?;
                 eprintln!("{}", green("renamed"));
                 Ok(())
             }
             Self::Revoke { id, reason } => {
+                let id = agent_id(&client, id)?;
                 global
                     .confirm(&format!("Take the identity of {id} away? It is cut off at once, and its work ends."))?;
                 client.act(Method::POST, &format!("/api/v1/agents/{id}/revoke"), Some(&json!({"reason": reason})))?;
@@ -236,11 +249,29 @@ impl Agent {
                 Ok(())
             }
             Self::Remove { id, force } => {
+                let id = agent_id(&client, id)?;
                 global.confirm(&format!("Remove {id} and everything about it?"))?;
                 client.act(Method::DELETE, &format!("/api/v1/agents/{id}?force={force}"), None::<&()>)?;
                 eprintln!("{}", green("removed"));
                 Ok(())
             }
+        }
+    }
+}
+
+/// The id of an agent that is called by its name or its id. Names need not be unique; ids are.
+pub(crate) fn agent_id(client: &Client, called: &str) -> Result<String> {
+    let found = client.all(&format!("/api/v1/agents?{}", query(&[("search", called.to_owned())])))?;
+    let of =
+        |at: &str| -> Vec<&str> { found.iter().filter(|a| a[at] == called).filter_map(|a| a["id"].as_str()).collect() };
+    match (of("id").as_slice(), of("name").as_slice()) {
+        ([id], _) | ([], [id]) => Ok((*id).to_owned()),
+        (_, []) => Err(Failure::new(
+            Failure::NOT_FOUND,
+            format!("no agent has the name or id {called:?}; see `muster agent list`"),
+        )),
+        (_, ids) => {
+            Err(Failure::usage(format!("{} agents are named {called:?}; give an id: {}", ids.len(), ids.join(", "))))
         }
     }
 }

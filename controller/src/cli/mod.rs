@@ -39,26 +39,29 @@ struct Cli {
     command: Command,
 }
 
+/// Heading of what every command takes: apart from its own.
+const EVERYWHERE: &str = "Options of every command";
+
 /// What every command takes.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Global {
     /// Which remembered controller to talk to
-    #[arg(long, global = true, env = "MUSTER_CONTEXT", value_name = "NAME")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, env = "MUSTER_CONTEXT", value_name = "NAME")]
     context: Option<String>,
     /// Controller's URL in place of a remembered one
-    #[arg(long, global = true, env = "MUSTER_URL", value_name = "URL")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, env = "MUSTER_URL", value_name = "URL")]
     url: Option<String>,
     /// File with the certificate authority of the URL, PEM
-    #[arg(long, global = true, env = "MUSTER_CA_FILE", value_name = "FILE")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, env = "MUSTER_CA_FILE", value_name = "FILE")]
     ca_file: Option<PathBuf>,
     /// File with an API token; the environment variable MUSTER_TOKEN holds a token itself
-    #[arg(long, global = true, env = "MUSTER_TOKEN_FILE", value_name = "FILE")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, env = "MUSTER_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// Form of the data on standard output
-    #[arg(short, long, global = true, value_enum, default_value = "table")]
+    #[arg(short, long, global = true, help_heading = EVERYWHERE, value_enum, default_value = "table")]
     output: Form,
     /// Answer every question with yes
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = EVERYWHERE)]
     yes: bool,
 }
 
@@ -83,12 +86,12 @@ enum Command {
     Login(people::Login),
     /// Forget a controller and end the token it was used with
     Logout,
-    /// Which controllers are remembered
+    /// Look after the controllers that are remembered
     #[command(subcommand)]
     Context(context::Command),
-    /// Who am I
+    /// Say who you are to the controller
     Whoami,
-    /// Declare things from a file
+    /// Make or change what files declare: projects and stagings
     Apply(apply::Apply),
     /// Show what applying a file would change
     Diff(apply::Diff),
@@ -104,19 +107,20 @@ enum Command {
     Agent(fleet::Agent),
     /// Look after stagings: preview deployments on staging hosts
     Staging(staging::Args),
-    /// Read the history
+    /// Read the history: who changed what, and when
     #[command(subcommand)]
     Event(event::Command),
-    /// API tokens
+    /// Look after your API tokens
     #[command(subcommand)]
     Token(people::Token),
-    /// Web sessions
+    /// Look after your web sessions
     #[command(subcommand)]
     Session(people::Session),
-    /// People
+    /// Look after users
     #[command(subcommand)]
     User(people::User),
     /// Print a completion script for a shell
+    #[command(after_help = "Example:\n  muster completions bash >~/.local/share/bash-completion/completions/muster")]
     Completions {
         /// Which shell
         shell: clap_complete::Shell,
@@ -176,7 +180,14 @@ impl From<std::io::Error> for Failure {
 impl Global {
     /// A client of the controller that is meant.
     fn client(&self) -> Result<Client> {
-        Client::new(&context::resolve(self)?)
+        let target = context::resolve(self)?;
+        let client = Client::new(&target)?;
+        if target.token.is_none() {
+            let text =
+                format!("not logged in at {0}; log in with `muster login {0}`, or give --token-file", target.url);
+            return Err(Failure::new(Failure::DENIED, text));
+        }
+        Ok(client)
     }
 
     /// Asks before something is lost. Off a terminal only `--yes` is a yes.

@@ -108,7 +108,7 @@ pub(crate) fn age(ms: i64) -> String {
     }
 }
 
-/// A moment in the time zone of the reader.
+/// A moment, UTC.
 pub(crate) fn when(at: i64) -> String {
     let Ok(moment) = jiff::Timestamp::from_millisecond(at) else { return at.to_string() };
     moment.strftime("%Y-%m-%d %H:%M:%SZ").to_string()

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{
     Failure, Form, Global, Result,
-    client::Client,
+    client::{Client, encoded},
     context::{self, Contexts, Target},
     output::{self, facts, green},
 };
@@ -26,7 +26,8 @@ use crate::{
 /// Log in to a controller and remember it
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  muster login https://muster.example.org --user ada\n  \
-    muster login http://127.0.0.1:8080 --password-file first-admin")]
+    muster login http://127.0.0.1:8080 --password-file first-admin\n  \
+    muster login https://muster.internal:8080 --ca-file house.pem --name house")]
 pub(crate) struct Login {
     /// The controller's URL
     #[arg(value_name = "URL")]
@@ -42,49 +43,55 @@ pub(crate) struct Login {
     name: String,
 }
 
-/// API tokens
+/// Look after your API tokens
 #[derive(Debug, Subcommand)]
 pub(crate) enum Token {
-    /// List one's tokens
+    /// List your tokens
     List,
     /// Make a token; its text is printed this once
+    #[command(
+        after_help = "Example:\n  muster token create ci --role operator --days 90 >token\n  muster --token-file token staging list"
+    )]
     Create {
         /// What to call it
         name: String,
-        /// What it may: viewer, operator or admin; no more than oneself
+        /// What it may: viewer, operator or admin; no more than you may
         #[arg(long, default_value = "viewer", value_parser = role)]
         role: Role,
         /// It ends after this many days
         #[arg(long, value_name = "DAYS")]
         days: Option<i64>,
     },
-    /// End a token
+    /// End a token at once
     Revoke {
         /// Its id
         id: String,
     },
 }
 
-/// Web sessions
+/// Look after your web sessions
 #[derive(Debug, Subcommand)]
 pub(crate) enum Session {
-    /// List one's sessions
+    /// List your sessions
     List,
-    /// End one
+    /// End a session
     End {
         /// Its id
         id: String,
     },
-    /// End all of one's sessions
+    /// End all your sessions
     EndAll,
 }
 
-/// People
+/// Look after users
 #[derive(Debug, Subcommand)]
 pub(crate) enum User {
-    /// List them
+    /// List users
     List,
-    /// Make one; a password is made up and printed this once
+    /// Make a user; a password is made up and printed this once
+    #[command(
+        after_help = "Example:\n  muster user create ada --role operator\n\nA viewer looks, an operator runs things, an admin decides who may."
+    )]
     Create {
         /// Name
         name: String,
@@ -92,7 +99,7 @@ pub(crate) enum User {
         #[arg(long, default_value = "viewer", value_parser = role)]
         role: Role,
     },
-    /// Change what somebody may
+    /// Change what a user may
     Role {
         /// Name
         name: String,
@@ -100,24 +107,24 @@ pub(crate) enum User {
         #[arg(value_parser = role)]
         role: Role,
     },
-    /// Let nobody log in by this name; sessions and tokens end at once
+    /// Disable a user; sessions and tokens end at once
     Disable {
         /// Name
         name: String,
     },
-    /// Let somebody log in again
+    /// Let a disabled user log in again
     Enable {
         /// Name
         name: String,
     },
-    /// Make up a new password for somebody and print it this once
+    /// Make up a new password for a user and print it this once
     ResetPassword {
         /// Name
         name: String,
     },
-    /// Change one's own password
+    /// Change your own password
     Password,
-    /// Remove somebody
+    /// Remove a user, with sessions and tokens
     Remove {
         /// Name
         name: String,
@@ -190,7 +197,7 @@ impl Token {
                 output::list(global.output, items, &columns, "/id", "no tokens")
             }
             Self::Create { name, role, days } => {
-                let expires_in_seconds = days.map(|d| d * 86_400);
+                let expires_in_seconds = days.map(|d| d.saturating_mul(86_400));
                 let new = NewToken { name: name.clone(), role: *role, expires_in_seconds };
                 let made: CreatedToken = client.post("/api/v1/tokens", &new)?;
                 eprintln!("keep this token; it is not shown again");
@@ -202,7 +209,10 @@ impl Token {
                     }
                 }
             }
-            Self::Revoke { id } => client.act(Method::DELETE, &format!("/api/v1/tokens/{id}"), None::<&()>),
+            Self::Revoke { id } => {
+                client.act(Method::DELETE, &format!("/api/v1/tokens/{}", encoded(id)), None::<&()>)?;
+                said("revoked")
+            }
         }
     }
 }
@@ -224,8 +234,14 @@ impl Session {
                 ];
                 output::list(global.output, items, &columns, "/id", "no sessions")
             }
-            Self::End { id } => client.act(Method::DELETE, &format!("/api/v1/sessions/{id}"), None::<&()>),
-            Self::EndAll => client.act(Method::DELETE, "/api/v1/sessions", None::<&()>),
+            Self::End { id } => {
+                client.act(Method::DELETE, &format!("/api/v1/sessions/{}", encoded(id)), None::<&()>)?;
+                said("ended")
+            }
+            Self::EndAll => {
+                client.act(Method::DELETE, "/api/v1/sessions", None::<&()>)?;
+                said("ended")
+            }
         }
     }
 }
@@ -235,7 +251,7 @@ impl Session {
 impl User {
     pub fn run(&self, global: &Global) -> Result {
         let client = global.client()?;
-        let path = |name: &str| format!("/api/v1/users/{name}");
+        let path = |name: &str| format!("/api/v1/users/{}", encoded(name));
         match self {
             Self::List => {
                 let items = client.all("/api/v1/users")?;
@@ -263,19 +279,26 @@ impl User {
                 let current = ask_secret(&format!("Password of {}: ", me.name))?;
                 let password = ask_secret("New password, at least 12 characters: ")?;
                 client.act(Method::PUT, "/api/v1/me/password", Some(&OwnPassword { current, password }))?;
-                eprintln!("{}", green("changed"));
-                Ok(())
+                said("changed")
             }
             Self::Remove { name } => {
-                global.confirm(&format!("Remove {name}?"))?;
-                client.act(Method::DELETE, &path(name), None::<&()>)
+                global.confirm(&format!("Remove {name}, with sessions and tokens?"))?;
+                client.act(Method::DELETE, &path(name), None::<&()>)?;
+                said("removed")
             }
         }
     }
 }
 
 fn change(client: &Client, path: &str, change: UserChange) -> Result {
-    client.act(Method::PATCH, path, Some(&change))
+    client.act(Method::PATCH, path, Some(&change))?;
+    said("changed")
+}
+
+/// Says what was done.
+fn said(word: &str) -> Result {
+    eprintln!("{}", green(word));
+    Ok(())
 }
 
 fn print_password(password: Option<String>) -> Result {
@@ -304,6 +327,11 @@ fn ask_secret(question: &str) -> Result<String> {
         tcsetattr(&stdin, OptionalActions::Now, seen).map_err(std::io::Error::from)?;
         eprintln!();
     }
-    read?;
+    if read? == 0 {
+        return Err(Failure::usage(format!(
+            "{} nothing was given; type it, or send it to standard input",
+            question.trim()
+        )));
+    }
     Ok(line.trim_end_matches('\n').to_owned())
 }

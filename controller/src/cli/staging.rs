@@ -15,14 +15,15 @@ use serde_json::{Value, json};
 
 use super::{
     Failure, Form, Global, Result,
-    client::{Client, query},
+    client::{Client, encoded, query},
     context,
+    fleet::agent_id,
     output::{self, Progress, facts, green, red, when},
 };
 use crate::{
     fleet::{logs::Piece, model::AgentId},
     staging::{
-        api::{Accepted, CreateStaging, MoveStaging, OperationLog, OperationView, StagingView, UpdateStaging},
+        api::{Accepted, CreateStaging, MoveStaging, OperationView, StagingView, UpdateStaging},
         model::{Level, MaskedSettings, Outcome, Override, OverrideKey, Status, Verb},
     },
 };
@@ -37,13 +38,14 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// List stagings
+    #[command(after_help = "Example:\n  muster staging list --project shop --status failure")]
     List {
         /// Only of this project
         #[arg(long)]
         project: Option<String>,
-        /// Only in this status
-        #[arg(long)]
-        status: Option<String>,
+        /// Only in this status, such as Running
+        #[arg(long, value_parser = status)]
+        status: Option<Status>,
         /// Only with this text in name, project or tag
         #[arg(long)]
         search: Option<String>,
@@ -66,6 +68,9 @@ enum Command {
         wait: Wait,
     },
     /// Change a staging's tag or overrides
+    #[command(after_help = "Examples:\n  muster staging update shop/hello --tag v2 --wait\n  \
+        muster staging update shop/hello --set-app COLOUR=red --unset-staging greeting\n  \
+        muster staging update shop/hello --secret-app PASSWORD=- <password.txt")]
     Update {
         #[command(flatten)]
         name: Name,
@@ -80,6 +85,8 @@ enum Command {
         /// Take a staging override away
         #[arg(long, value_name = "KEY")]
         unset_staging: Vec<String>,
+        #[command(flatten)]
+        version: IfVersion,
         #[command(flatten)]
         wait: Wait,
     },
@@ -105,21 +112,30 @@ enum Command {
         #[command(flatten)]
         wait: Wait,
     },
-    /// End the pending operation
+    /// End the pending operation: its wrapper is stopped in the middle if it runs already
     Cancel(Name),
     /// Give an archived or failed staging another host; its data stays where it is
+    #[command(
+        after_help = "Example:\n  muster staging move shop/hello --to host-2 && muster staging restore shop/hello --wait\n\n\
+        Settings, secrets among them, and the action log go along. Nothing runs on either host."
+    )]
     Move {
         #[command(flatten)]
         name: Name,
-        /// The agent that is to carry it
+        /// The agent that is to carry it: its name or id
         #[arg(long, value_name = "AGENT")]
         to: String,
+        #[command(flatten)]
+        version: IfVersion,
     },
     /// Drop a staging whose host is gone, without running anything
     Forget(Name),
     /// List what was done
     Operations(Name),
-    /// Print the output of an operation, or of a staging's newest
+    /// Print the whole output of an operation, or of a staging's newest
+    #[command(after_help = "Examples:\n  muster staging logs shop/hello --follow\n  \
+        muster staging logs shop/hello --stream stdout >output.txt\n\n\
+        What went to standard error on the host goes to standard error here.")]
     Logs {
         /// PROJECT/NAME, or the id of an operation
         #[arg(value_name = "NAME")]
@@ -127,8 +143,8 @@ enum Command {
         /// Go on until the operation ends
         #[arg(short, long)]
         follow: bool,
-        /// Only one of the two: stdout or stderr
-        #[arg(long)]
+        /// Only one of the two
+        #[arg(long, value_parser = ["stdout", "stderr"])]
         stream: Option<String>,
     },
     /// List projects
@@ -143,7 +159,7 @@ enum Command {
 /// Which staging
 #[derive(Debug, clap::Args)]
 pub(crate) struct Name {
-    /// PROJECT/NAME
+    /// Which, as in shop/hello
     #[arg(value_name = "PROJECT/NAME", value_parser = parse_name)]
     name: (String, String),
 }
@@ -163,6 +179,14 @@ pub(crate) struct Set {
     /// Set a secret override of the staging; its value is what the file holds, `-` for standard input
     #[arg(long, value_name = "KEY=FILE")]
     secret_staging: Vec<String>,
+}
+
+/// Refusing what another changed meanwhile
+#[derive(Debug, clap::Args)]
+pub(crate) struct IfVersion {
+    /// Only if nobody has changed its settings or host since this version, as `show` tells it
+    #[arg(long, value_name = "VERSION")]
+    if_version: Option<i64>,
 }
 
 /// Waiting
@@ -191,21 +215,21 @@ impl Command {
     fn run(&self, global: &Global) -> Result {
         let client = global.client()?;
         match self {
-            Self::List { project, status, search } => list(global, &client, project, status, search),
+            Self::List { project, status, search } => list(global, &client, project, *status, search),
             Self::Show(name) => show(global, &client, name),
             Self::Create { name, tag, set, wait } => {
-                let (project, staging) = name.name.clone();
+                let (project, staging) = (encoded(&name.name.0), name.name.1.clone());
                 let new = CreateStaging { name: staging, tag: tag.clone(), overrides: set.overrides()? };
                 let accepted = client.post(&format!("/api/v1/staging/projects/{project}/stagings"), &new)?;
                 wait.follow(global, &client, name, &accepted)
             }
-            Self::Update { name, tag, set, unset_app, unset_staging, wait } => {
+            Self::Update { name, tag, set, unset_app, unset_staging, version, wait } => {
                 let key = |level, keys: &[String]| -> Vec<_> {
                     keys.iter().map(|key| OverrideKey { level, key: key.clone() }).collect()
                 };
                 let unset = [key(Level::App, unset_app), key(Level::Staging, unset_staging)].concat();
                 let change = UpdateStaging { tag: tag.clone(), overrides: set.overrides()?, unset };
-                let accepted = client.patch(&name.path(""), &change, None)?;
+                let accepted = client.patch(&name.path(""), &change, version.if_version)?;
                 wait.follow(global, &client, name, &accepted)
             }
             Self::Delete { name, wait } => operate(global, &client, name, "delete", wait),
@@ -216,13 +240,15 @@ impl Command {
             }
             Self::Cancel(name) => {
                 let accepted: Accepted = client.post(&name.path("/cancel"), &json!({}))?;
-                eprintln!("cancelling {}", accepted.operation);
+                eprintln!("its end is asked for; follow it with `muster staging logs -f {}`", accepted.operation);
                 Ok(())
             }
-            Self::Move { name, to } => {
-                global.confirm(&format!("Move {name} to {to}? Its data stays on the host it is on."))?;
-                let to = MoveStaging { agent: AgentId(to.clone()) };
-                let _: StagingView = client.post(&name.path("/move"), &to)?;
+            Self::Move { name, to, version } => {
+                let agent = AgentId(agent_id(&client, to)?);
+                global.confirm(&format!(
+                    "Move {name} to {to}? Its settings go along; its data, and what still runs of it, stays where it is."
+                ))?;
+                let _: StagingView = client.post_if(&name.path("/move"), &MoveStaging { agent }, version.if_version)?;
                 eprintln!("{name} {}", green("moved"));
                 Ok(())
             }
@@ -247,7 +273,9 @@ impl Command {
             }
             Self::RemoveProject { project } => {
                 global.confirm(&format!("Remove the project {project}?"))?;
-                client.act(Method::DELETE, &format!("/api/v1/staging/projects/{project}"), None::<&()>)
+                client.act(Method::DELETE, &format!("/api/v1/staging/projects/{}", encoded(project)), None::<&()>)?;
+                eprintln!("{project} {}", green("removed"));
+                Ok(())
             }
         }
     }
@@ -257,11 +285,15 @@ fn list(
     global: &Global,
     client: &Client,
     project: &Option<String>,
-    status: &Option<String>,
+    status: Option<Status>,
     search: &Option<String>,
 ) -> Result {
     let word = |o: &Option<String>| o.clone().unwrap_or_default();
-    let query = query(&[("project", word(project)), ("status", word(status)), ("search", word(search))]);
+    let query = query(&[
+        ("project", word(project)),
+        ("status", status.map_or("", Status::word).to_owned()),
+        ("search", word(search)),
+    ]);
     let mut items = client.all(&format!("/api/v1/staging/stagings?{query}"))?;
     for item in &mut items {
         item["full_name"] =
@@ -299,6 +331,7 @@ fn show(global: &Global, client: &Client, name: &Name) -> Result {
         ("Tag", view.settings.tag.clone()),
         ("Overrides", overrides(&view.settings)),
         ("Owner", view.owner),
+        ("Version", view.version.to_string()),
         ("Created", when(view.created_at)),
         ("Archived", view.archived_at.map(when).unwrap_or_default()),
     ]))?;
@@ -316,7 +349,8 @@ fn overrides(settings: &MaskedSettings) -> String {
 
 fn operations(global: &Global, client: &Client, name: &Name) -> Result {
     let (project, staging) = &name.name;
-    let items = client.all(&format!("/api/v1/staging/projects/{project}/operations?name={staging}"))?;
+    let path = format!("/api/v1/staging/projects/{}/operations?name={}", encoded(project), encoded(staging));
+    let items = client.all(&path)?;
     let columns = [
         ("OPERATION", "/id"),
         ("VERB", "/verb"),
@@ -339,17 +373,25 @@ fn logs(client: &Client, of: &str, follow: bool, stream: Option<&str>) -> Result
     let id = match of.split_once('/') {
         None => of.to_owned(),
         Some((project, name)) => {
+            let (project, name) = (encoded(project), encoded(name));
             let newest: Value =
                 client.get(&format!("/api/v1/staging/projects/{project}/operations?name={name}&limit=1"))?;
             let id = newest["items"][0]["id"].as_str().map(str::to_owned);
             id.ok_or_else(|| Failure::new(Failure::NOT_FOUND, format!("nothing was done with {of} yet")))?
         }
     };
-    let path = format!("/api/v1/staging/operations/{id}/log");
+    let path = format!("/api/v1/staging/operations/{}/log", encoded(&id));
     let wanted = |piece: &Piece| stream.is_none_or(|s| s == piece.stream);
     if !follow {
-        let log: OperationLog = client.get(&path)?;
-        return log.pieces.iter().filter(|p| wanted(p)).try_for_each(print_piece);
+        return client.pages(
+            &format!("{path}?{}", query(&[("stream", stream.unwrap_or_default().to_owned())])),
+            |page| {
+                page.into_iter().try_for_each(|piece| {
+                    let piece = serde_json::from_value(piece).map_err(|e| Failure::failed(e.to_string()))?;
+                    print_piece(&piece)
+                })
+            },
+        );
     }
     let ended = client.follow(&format!("{path}/stream"), |message| match message.event.as_str() {
         "piece" => {
@@ -414,7 +456,7 @@ fn split(pair: &str, form: &str) -> Result<(String, String)> {
 
 impl Name {
     fn path(&self, rest: &str) -> String {
-        format!("/api/v1/staging/projects/{}/stagings/{}{rest}", self.name.0, self.name.1)
+        format!("/api/v1/staging/projects/{}/stagings/{}{rest}", encoded(&self.name.0), encoded(&self.name.1))
     }
 }
 
@@ -422,6 +464,11 @@ impl std::fmt::Display for Name {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.name.0, self.name.1)
     }
+}
+
+fn status(word: &str) -> Result<Status, String> {
+    let known = Status::ALL.into_iter().find(|s| s.word().eq_ignore_ascii_case(word));
+    known.ok_or_else(|| format!("there are {}", Status::ALL.map(Status::word).join(", ")))
 }
 
 fn parse_name(text: &str) -> Result<(String, String), String> {

@@ -1,7 +1,10 @@
 use clap::CommandFactory;
 
 use super::{
-    Cli, output,
+    Cli, Failure,
+    client::{self, Client},
+    context::Target,
+    output,
     yaml::{self, Document},
 };
 
@@ -49,4 +52,22 @@ fn a_table_is_as_wide_as_its_cells() {
 #[test]
 fn ages_are_told_in_their_largest_unit() {
     assert_eq!([999, 59_000, 61_000, 7_200_000, 200_000_000].map(output::age), ["0s", "59s", "1m", "2h", "2d"]);
+}
+
+#[test]
+fn what_a_person_typed_is_one_piece_of_a_url() {
+    assert_eq!(client::encoded("a b&c=é/~"), "a%20b%26c%3D%C3%A9%2F~");
+    assert_eq!(client::query(&[("search", "a b".into()), ("project", String::new())]), "search=a%20b");
+}
+
+#[test]
+fn an_address_that_cannot_be_talked_to_is_a_failure_and_no_panic() {
+    let ask = |url: &str| {
+        let target = Target { url: url.into(), ..Target::default() };
+        Client::new(&target).and_then(|client| client.text("/livez")).expect_err("nobody is there").code
+    };
+    assert_eq!(ask("muster.example"), Failure::USAGE);
+    assert_eq!(ask("http://127.0.0.1:1"), Failure::UNREACHABLE);
+    // Without a file the machine's own authorities are trusted, where it has any.
+    assert!([Failure::UNREACHABLE, Failure::USAGE].contains(&ask("https://127.0.0.1:1")));
 }

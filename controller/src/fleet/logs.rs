@@ -11,12 +11,22 @@ use utoipa::ToSchema;
 
 use super::model::{AgentId, Key};
 use crate::{
-    error::Result,
+    error::{Error, Result},
     platform::db::{Conn, ROWS, Tx, query, values},
+    web::{Page, Paging, paging::cursor},
 };
 
 /// Bytes kept of the beginning of a stream that is too long; as many are kept of its end.
 const HEAD: i64 = muster_proto::MAX_LOG as i64 / 2;
+
+/// Bytes of output in one page, or a piece more.
+const PAGE_BYTES: usize = 1 << 20;
+
+/// Pieces read at once: each has at most 64 KiB.
+pub const ROUND: i64 = 16;
+
+/// Pieces in the tail of an output at most.
+const TAIL_PIECES: i64 = 1000;
 
 /// What names one stream of output.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -148,15 +158,45 @@ async fn drop_middle(tx: &mut Tx, log: &LogKey, tail: i64) -> Result<()> {
     insert(tx, log, (from, to), None, at.unwrap_or_default()).await
 }
 
-/// A piece as stored, with its place for reading on.
+/// A piece as stored.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct Raw {
     attempt: i64,
     stream: String,
     begins: i64,
     ends: i64,
-    data: Option<Vec<u8>>,
+    /// Its bytes; none where they were dropped.
+    pub data: Option<Vec<u8>>,
     at: i64,
+}
+
+/// A place in the output, in the order it came: reading goes on with what follows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    attempt: i64,
+    at: i64,
+    stream: String,
+    begins: i64,
+    /// What the pieces before it left of characters that were cut in two.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    cut: Vec<Cut>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Cut {
+    attempt: i64,
+    stream: String,
+    ends: i64,
+    bytes: Vec<u8>,
+}
+
+/// The end of an output.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tail {
+    /// Its pieces, in the order they came.
+    pub pieces: Vec<Piece>,
+    /// Something came before them.
+    pub is_cut: bool,
 }
 
 /// Turns pieces into text. A character that was cut in two by the end of a piece is put together again.
@@ -169,6 +209,17 @@ pub struct Decoder {
 // === impl Decoder ===
 
 impl Decoder {
+    /// One that goes on at a place.
+    fn at(place: &Place) -> Self {
+        let cut = |c: &Cut| ((c.attempt, c.stream.clone()), (c.ends, c.bytes.clone()));
+        Self { cut: place.cut.iter().map(cut).collect(), seen: BTreeMap::new() }
+    }
+
+    fn into_cut(self) -> Vec<Cut> {
+        let cut = |((attempt, stream), (ends, bytes))| Cut { attempt, stream, ends, bytes };
+        self.cut.into_iter().map(cut).collect()
+    }
+
     /// The text of a piece; none when it was decoded before.
     pub fn decode(&mut self, raw: Raw) -> Option<Piece> {
         let stream = (raw.attempt, raw.stream.clone());
@@ -220,21 +271,95 @@ fn whole_characters(bytes: &[u8]) -> usize {
     if last + length > bytes.len() { last } else { bytes.len() }
 }
 
-/// Output of once work that came at `since` (milliseconds) or later, in the order it came, at most `limit` pieces.
-pub async fn read(conn: &mut Conn, key: &Key, since: i64, limit: i64) -> Result<Vec<Raw>> {
+/// Output of once work after a place, in the order it came. `stream` is `stdout`, `stderr`, or empty for both.
+pub async fn read(conn: &mut Conn, key: &Key, stream: &str, after: &Place, limit: i64) -> Result<Vec<Raw>> {
     let select = sqlx::query_as::<_, Raw>(
-        "select attempt, stream, begins, ends, data, at from fleet_log where kind = $1 and id = $2 and at >= $3 \
-         order by attempt, at, stream, begins limit $4",
+        "select attempt, stream, begins, ends, data, at from fleet_log where kind = $1 and id = $2 \
+         and (attempt, at, stream, begins) > ($3, $4, $5, $6) and ($7 = '' or stream = $7) \
+         order by attempt, at, stream, begins limit $8",
     );
-    Ok(select.bind(key.kind.clone()).bind(key.id.clone()).bind(since).bind(limit).fetch_all(conn).await?)
+    let select = select.bind(key.kind.clone()).bind(key.id.clone()).bind(after.attempt).bind(after.at);
+    let select = select.bind(after.stream.clone()).bind(after.begins).bind(stream.to_owned()).bind(limit);
+    Ok(select.fetch_all(conn).await?)
+}
+
+/// A page of the output as text: as many pieces as are asked for, unless they are large.
+pub async fn page(conn: &mut Conn, key: &Key, stream: &str, paging: &Paging) -> Result<Page<Piece>> {
+    let place = if paging.after.is_empty() { Ok(Place::default()) } else { serde_json::from_str(&paging.after) };
+    let mut place = place.map_err(|_| Error::invalid("cursor", "give the `next` of the page before, as it was"))?;
+    let mut decoder = Decoder::at(&place);
+    let (mut items, mut size) = (Vec::new(), 0);
+    loop {
+        let rows = read(conn, key, stream, &place, ROUND).await?;
+        if rows.is_empty() {
+            items.extend(decoder.rest());
+            return Ok(Page { items, next: None });
+        }
+        for raw in rows {
+            if items.len() as i64 >= paging.limit || size >= PAGE_BYTES {
+                place.cut = decoder.into_cut();
+                let next = serde_json::to_string(&place).map_err(Error::internal)?;
+                return Ok(Page { items, next: Some(cursor(&next)) });
+            }
+            place = raw.place();
+            size += raw.data.as_ref().map_or(0, Vec::len);
+            items.extend(decoder.decode(raw));
+        }
+    }
+}
+
+/// The place from which on the output has `bytes` bytes, or a piece more. None: it has no more than these.
+pub async fn place_of_tail(conn: &mut Conn, key: &Key, stream: &str, bytes: i64) -> Result<Option<Place>> {
+    let select = sqlx::query_as::<_, (i64, String, i64, i64, i64)>(
+        "select attempt, stream, begins, at, case when data is null then 0 else ends - begins end from fleet_log \
+         where kind = $1 and id = $2 and ($3 = '' or stream = $3) \
+         order by attempt desc, at desc, stream desc, begins desc limit $4",
+    );
+    let select = select.bind(key.kind.clone()).bind(key.id.clone()).bind(stream.to_owned()).bind(TAIL_PIECES);
+    let mut size = 0;
+    for (n, (attempt, stream, begins, at, length)) in select.fetch_all(conn).await?.into_iter().enumerate() {
+        if size >= bytes || n as i64 + 1 == TAIL_PIECES {
+            return Ok(Some(Place { attempt, at, stream, begins, cut: Vec::new() }));
+        }
+        size += length;
+    }
+    Ok(None)
+}
+
+/// The end of the output: `bytes` bytes of it, or a piece more.
+pub async fn tail(conn: &mut Conn, key: &Key, stream: &str, bytes: i64) -> Result<Tail> {
+    let place = place_of_tail(conn, key, stream, bytes).await?;
+    let is_cut = place.is_some();
+    let raw = read(conn, key, stream, &place.unwrap_or_default(), TAIL_PIECES).await?;
+    let mut decoder = Decoder::default();
+    let mut pieces: Vec<_> = raw.into_iter().filter_map(|r| decoder.decode(r)).collect();
+    pieces.extend(decoder.rest());
+    Ok(Tail { pieces, is_cut })
 }
 
 // === impl Raw ===
 
 impl Raw {
-    /// When it came: reading on begins here.
-    pub fn at(&self) -> i64 {
-        self.at
+    /// Where it stands.
+    pub fn place(&self) -> Place {
+        let Self { attempt, at, begins, .. } = *self;
+        Place { attempt, at, stream: self.stream.clone(), begins, cut: Vec::new() }
+    }
+
+    /// Its bytes as they were; where they were dropped, a line that says so.
+    pub fn into_bytes(self) -> Vec<u8> {
+        let gap = || format!("\n[{} bytes of {} were dropped here]\n", self.ends - self.begins, self.stream);
+        self.data.unwrap_or_else(|| gap().into_bytes())
+    }
+}
+
+// === impl Place ===
+
+impl Place {
+    /// Before everything that came in the same millisecond: more of it may still be stored.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Self { attempt: self.attempt, at: self.at, ..Self::default() }
     }
 }
 

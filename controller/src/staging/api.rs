@@ -1,29 +1,25 @@
 //! Stagings over REST: parse, call the service, render. No decisions.
 
-use std::{convert::Infallible, time::Duration};
+mod log;
 
 use axum::{
     Json,
     extract::{Path, State},
-    response::sse::{Event as Sse, KeepAlive, Sse as SseAnswer},
 };
-use futures::stream::{self, Stream};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::routes;
 
+pub use self::log::{TAIL, output, tail};
 use super::{
     model::{MaskedSettings, OperationId, Outcome, Override, OverrideKey, ProjectSpec, SettingsChange, Status, Verb},
-    service::{NewStaging, Staging, Which, masked_of, operation_key, status_of},
+    service::{NewStaging, Staging, Which, masked_of, status_of},
     store::{self, OperationRow, ProjectRow, StagingRow},
 };
 use crate::{
     error::{Error, Result},
-    fleet::{
-        logs::{self, Decoder, Piece},
-        model::AgentId,
-    },
+    fleet::model::AgentId,
     platform::db::Conn,
     web::{
         Body, Caller, Page, Paging, Policy, Query, Role, Routes,
@@ -31,15 +27,6 @@ use crate::{
         paging::PagingQuery,
     },
 };
-
-/// Pieces of output in one answer.
-const PIECES: i64 = 2000;
-
-/// How often a followed log is looked at.
-const LOOK: Duration = Duration::from_millis(300);
-
-/// A log is over when its operation has ended and nothing came for this many looks: output may follow the outcome.
-const QUIET_LOOKS: u32 = 5;
 
 /// A project.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -96,7 +83,7 @@ pub struct StagingView {
     /// Since when it is archived, milliseconds since the Unix epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archived_at: Option<i64>,
-    /// For `If-Match`.
+    /// For `If-Match`: counts changes of settings and host. A status that changes leaves it as it is.
     pub version: i64,
 }
 
@@ -188,13 +175,6 @@ pub struct MoveStaging {
     pub agent: AgentId,
 }
 
-/// Output of an operation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct OperationLog {
-    /// Runs of output in the order they came.
-    pub pieces: Vec<Piece>,
-}
-
 /// Which stagings to list.
 #[derive(Debug, Clone, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -240,8 +220,9 @@ pub fn routes(staging: Staging) -> Routes {
         .add(Policy::admin(), routes!(forget))
         .add(Policy::viewer(), routes!(operations))
         .add(Policy::viewer(), routes!(operation))
-        .add(Policy::viewer(), routes!(log))
-        .add(Policy::viewer(), routes!(follow_log))
+        .add(Policy::viewer(), routes!(log::log))
+        .add(Policy::viewer(), routes!(log::raw_log))
+        .add(Policy::viewer(), routes!(log::follow_log))
         .with_state(staging)
 }
 
@@ -276,8 +257,8 @@ async fn create_project(
 }
 
 /// Makes or changes a project
-#[utoipa::path(put, path = "/api/v1/staging/projects/{project}", tag = "staging", request_body = ProjectSpec,
-    responses((status = 200, body = Project)))]
+#[utoipa::path(put, path = "/api/v1/staging/projects/{project}", tag = "staging",
+    params(("If-Match" = Option<String>, Header)), request_body = ProjectSpec, responses((status = 200, body = Project)))]
 async fn put_project(
     State(staging): State<Staging>,
     caller: Caller,
@@ -364,7 +345,7 @@ async fn create(
 
 /// Changes a staging's tag or overrides
 #[utoipa::path(patch, path = "/api/v1/staging/projects/{project}/stagings/{name}", tag = "staging",
-    request_body = UpdateStaging, responses((status = 202, body = Accepted)))]
+    params(("If-Match" = Option<String>, Header)), request_body = UpdateStaging, responses((status = 202, body = Accepted)))]
 async fn update(
     State(staging): State<Staging>,
     caller: Caller,
@@ -427,16 +408,18 @@ async fn cancel(
 
 /// Gives an archived or failed staging another host; its data stays where it is
 #[utoipa::path(post, path = "/api/v1/staging/projects/{project}/stagings/{name}/move", tag = "staging",
-    request_body = MoveStaging, responses((status = 200, body = StagingView)))]
+    params(("If-Match" = Option<String>, Header)), request_body = MoveStaging, responses((status = 200, body = StagingView)))]
 async fn relocate(
     State(staging): State<Staging>,
     caller: Caller,
     Path((project, name)): Path<(String, String)>,
+    IfMatch(version): IfMatch,
     Body(to): Body<MoveStaging>,
-) -> Result<Json<StagingView>> {
+) -> Result<(ETag, Json<StagingView>)> {
     let which = Which { project: &project, name: &name };
-    staging.relocate(&caller.actor, which, &to.agent).await?;
-    Ok(Json(show(&staging, which).await?))
+    staging.relocate(&caller.actor, which, &to.agent, version).await?;
+    let view = show(&staging, which).await?;
+    Ok((ETag(view.version), Json(view)))
 }
 
 /// Drops a staging whose host is gone, without running anything
@@ -482,83 +465,6 @@ async fn operation(State(staging): State<Staging>, Path(id): Path<OperationId>) 
 pub async fn find(staging: &Staging, id: &OperationId) -> Result<OperationView> {
     let row = store::fetch_operation(&mut *staging.fleet.db.read().await?, id).await?;
     row.ok_or_else(|| Error::not_found("operation", &id.0))?.try_into()
-}
-
-/// Shows the output of an operation
-#[utoipa::path(get, path = "/api/v1/staging/operations/{id}/log", tag = "staging", responses((status = 200, body = OperationLog)))]
-async fn log(State(staging): State<Staging>, Path(id): Path<OperationId>) -> Result<Json<OperationLog>> {
-    find(&staging, &id).await?;
-    Ok(Json(output(&staging, &id).await?))
-}
-
-/// The output of an operation.
-pub async fn output(staging: &Staging, id: &OperationId) -> Result<OperationLog> {
-    let raw = logs::read(&mut *staging.fleet.db.read().await?, &operation_key(id), 0, PIECES).await?;
-    let mut decoder = Decoder::default();
-    let mut pieces: Vec<_> = raw.into_iter().filter_map(|r| decoder.decode(r)).collect();
-    pieces.extend(decoder.rest());
-    Ok(OperationLog { pieces })
-}
-
-/// Follows the output of an operation until its end
-#[utoipa::path(get, path = "/api/v1/staging/operations/{id}/log/stream", tag = "staging",
-    responses((status = 200, description = "Events `piece` and, last, `end`", content_type = "text/event-stream")))]
-async fn follow_log(
-    State(staging): State<Staging>,
-    Path(id): Path<OperationId>,
-) -> Result<SseAnswer<impl Stream<Item = Result<Sse, Infallible>>>> {
-    find(&staging, &id).await?;
-    let follower =
-        Follower { staging, id, decoder: Decoder::default(), since: 0, quiet: 0, ready: Vec::new(), over: false };
-    let stream = stream::unfold(follower, |mut follower| async move {
-        let event = follower.next().await?;
-        Some((Ok(event), follower))
-    });
-    Ok(SseAnswer::new(stream).keep_alive(KeepAlive::new()))
-}
-
-/// Reads a log as it grows.
-struct Follower {
-    staging: Staging,
-    id: OperationId,
-    decoder: Decoder,
-    since: i64,
-    quiet: u32,
-    ready: Vec<Piece>,
-    over: bool,
-}
-
-impl Follower {
-    async fn next(&mut self) -> Option<Sse> {
-        if self.over {
-            return None;
-        }
-        loop {
-            if let Some(piece) = self.ready.pop() {
-                return Sse::default().event("piece").json_data(piece).ok();
-            }
-            let ended = self.look().await.ok()?;
-            if let (true, Some(operation)) = (self.quiet >= QUIET_LOOKS, ended) {
-                self.over = true;
-                return Sse::default().event("end").json_data(operation).ok();
-            }
-            if self.ready.is_empty() {
-                tokio::time::sleep(LOOK).await;
-            }
-        }
-    }
-
-    /// Reads what is new, and gives the operation when it has ended.
-    async fn look(&mut self) -> Result<Option<OperationView>> {
-        let key = operation_key(&self.id);
-        let raw = logs::read(&mut *self.staging.fleet.db.read().await?, &key, self.since, PIECES).await?;
-        self.since = raw.iter().map(logs::Raw::at).max().unwrap_or(self.since).max(self.since);
-        self.ready = raw.into_iter().filter_map(|r| self.decoder.decode(r)).collect();
-        self.ready.reverse();
-        let operation = find(&self.staging, &self.id).await?;
-        self.quiet = if self.ready.is_empty() { self.quiet + 1 } else { 0 };
-        Ok(operation.outcome.is_some().then_some(operation))
-    }
 }
 
 // === pieces ===

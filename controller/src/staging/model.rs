@@ -291,8 +291,23 @@ pub fn why_not(status: Status, verb: Verb) -> Option<String> {
     Some(format!("the staging is {}: {right}", status.word()))
 }
 
+/// Why a staging cannot be given another host, with what would be right; none when it can.
+pub fn why_not_moved(status: Status) -> Option<String> {
+    let still = !matches!(status, Status::Archived | Status::Failure);
+    still.then(|| format!("the staging is {}: only an archived or a failed one can be moved", status.word()))
+}
+
 /// The status at the moment an operation is asked for and a staging is made.
 pub const FIRST: Status = Status::CreatePending;
+
+// === impl Candidate ===
+
+impl Candidate {
+    /// Whether it offers this wrapper folder. One that has never been home might.
+    pub fn offers(&self, wrappers: &str) -> bool {
+        self.folders.as_ref().is_none_or(|folders| folders.iter().any(|folder| folder == wrappers))
+    }
+}
 
 // === names of the closed sets in the database and the API ===
 
@@ -495,8 +510,10 @@ pub fn place(project: &str, spec: &ProjectSpec, candidates: &[Candidate]) -> Res
         );
         return Err(Error::invalid("project", message));
     }
-    let offers = |c: &&Candidate| c.folders.as_ref().is_none_or(|folders| folders.contains(&spec.wrappers));
-    let chosen = candidates.iter().filter(offers).min_by_key(|c| (c.is_offline, c.stagings, c.agent.clone()));
+    let chosen = candidates
+        .iter()
+        .filter(|c| c.offers(&spec.wrappers))
+        .min_by_key(|c| (c.is_offline, c.stagings, c.agent.clone()));
     chosen.map(|c| c.agent.clone()).ok_or_else(|| {
         let message = format!(
             "none of the {} matching hosts offers the wrapper folder {:?}; list it as [staging.wrappers.{}] in the agent's \

@@ -1,5 +1,6 @@
 //! The pages of stagings: the list, one staging with its actions and log, operations.
 
+mod ask;
 mod project;
 
 use std::sync::Arc;
@@ -14,24 +15,26 @@ use http::Method;
 use super::{
     api::{self, OperationView, StagingQuery, StagingView, owned, show},
     form::{self, Row},
-    model::{Level, MaskedSettings, OperationId, Outcome, Status, Verb, why_not},
+    model::{Level, MaskedSettings, OperationId, Outcome, Status, Verb, why_not, why_not_moved},
     service::{NewStaging, Staging, Which},
     store,
 };
 use crate::{
     error::{Error, Result},
-    fleet::logs::Piece,
+    fleet::logs::{Piece, Tail},
     web::{
         Caller, Fields, Layout, Page, Paging, Policy, Query, Role, Routes,
         home::{Card, Figure, First, Glance},
         page::{redirect, redirect_refused, render, render_refused},
-        screen::Confirm,
         view::{Chip, Tone, duration},
     },
 };
 
 /// Operations on a staging's page.
 const OPERATIONS: i64 = 20;
+
+/// Milliseconds.
+const DAY: i64 = 86_400_000;
 
 /// Projects in a choice, at most.
 const PROJECTS: i64 = 500;
@@ -70,7 +73,9 @@ struct StagingPage {
     host: String,
     operations: Page<OperationView>,
     newest: Option<OperationView>,
-    pieces: Vec<Piece>,
+    output: Tail,
+    /// When retention cleans it up, milliseconds since the Unix epoch.
+    kept_until: Option<i64>,
 }
 
 #[derive(Template)]
@@ -78,7 +83,10 @@ struct StagingPage {
 struct OperationPage {
     layout: Layout,
     operation: OperationView,
-    pieces: Vec<Piece>,
+    /// The host's name; none when it was removed.
+    host: Option<String>,
+    /// The end of each stream: its name, what it is called, its output.
+    streams: [(&'static str, &'static str, Tail); 2],
 }
 
 #[derive(Template)]
@@ -111,10 +119,14 @@ pub fn routes(staging: Staging) -> Routes {
         .page(post.clone(), STAGING, operate, act)
         .page(get.clone(), "/staging/projects/{project}/stagings/{name}/update", operate, edit)
         .page(post.clone(), "/staging/projects/{project}/stagings/{name}/update", operate, update)
-        .page(get.clone(), "/staging/projects/{project}/stagings/{name}/cleanup", operate, ask_cleanup)
-        .page(post.clone(), "/staging/projects/{project}/stagings/{name}/cleanup", operate, cleanup)
-        .page(get.clone(), "/staging/projects/{project}/stagings/{name}/forget", Policy::admin(), ask_forget)
-        .page(post.clone(), "/staging/projects/{project}/stagings/{name}/forget", Policy::admin(), forget)
+        .page(get.clone(), "/staging/projects/{project}/stagings/{name}/cleanup", operate, ask::ask_cleanup)
+        .page(post.clone(), "/staging/projects/{project}/stagings/{name}/cleanup", operate, ask::cleanup)
+        .page(get.clone(), "/staging/projects/{project}/stagings/{name}/forget", Policy::admin(), ask::ask_forget)
+        .page(post.clone(), "/staging/projects/{project}/stagings/{name}/forget", Policy::admin(), ask::forget)
+        .page(get.clone(), "/staging/projects/{project}/stagings/{name}/cancel", operate, ask::ask_cancel)
+        .page(post.clone(), "/staging/projects/{project}/stagings/{name}/cancel", operate, ask::cancel)
+        .page(get.clone(), "/staging/projects/{project}/stagings/{name}/move", Policy::admin(), ask::ask_move)
+        .page(post.clone(), "/staging/projects/{project}/stagings/{name}/move", Policy::admin(), ask::relocate)
         .page(get.clone(), "/staging/operations/{id}", Policy::viewer(), operation)
         .page(get.clone(), "/staging/projects", Policy::viewer(), project::projects)
         .page(get.clone(), "/staging/new-project", Policy::admin(), project::new_project)
@@ -209,8 +221,25 @@ impl OperationView {
         }
     }
 
+    /// Where its output is followed, from what the page shows on.
+    fn stream(&self) -> String {
+        format!("/api/v1/staging/operations/{}/log/stream?tail={}", self.id, api::TAIL)
+    }
+
+    /// Where its whole output is.
+    fn raw(&self) -> String {
+        format!("/api/v1/staging/operations/{}/log/raw", self.id)
+    }
+
     fn took(&self) -> String {
         self.duration_ms.map(duration).unwrap_or_default()
+    }
+}
+
+impl StagingPage {
+    /// Where its newest output is followed.
+    fn stream(&self) -> String {
+        self.newest.as_ref().map(OperationView::stream).unwrap_or_default()
     }
 }
 
@@ -236,29 +265,31 @@ impl Piece {
 }
 
 /// The buttons of a staging, each with the reason why it is off.
-fn actions(staging: &StagingView) -> Vec<Action> {
+fn actions(staging: &StagingView, is_admin: bool) -> Vec<Action> {
     let pending =
         staging.pending.as_ref().map(|p| format!("{} is pending; wait for its end, or cancel it", p.verb.word()));
-    let action = |value, label, verb| Action {
+    let button = |value, label, why_not: Option<String>| Action {
         value,
         label,
-        is_loss: verb == Verb::Cleanup,
-        why_not: pending.clone().or_else(|| why_not(staging.status, verb)),
+        is_loss: value == "cleanup",
+        why_not: pending.clone().or(why_not),
     };
-    let nothing = || Some("nothing is pending; there is nothing to cancel".to_owned());
-    let asked = |p: &OperationView| (!p.cancelled_by.is_empty()).then(|| "its end was asked for already".to_owned());
-    vec![
+    let action = |value, label, verb| button(value, label, why_not(staging.status, verb));
+    let mut actions = vec![
         action("update", "Update…", Verb::Update),
         action("archive", "Archive", Verb::Delete),
         action("restore", "Restore", Verb::Restore),
         action("cleanup", "Clean up…", Verb::Cleanup),
-        Action {
-            value: "cancel",
-            label: "Cancel",
-            is_loss: false,
-            why_not: staging.pending.as_ref().map_or_else(nothing, asked),
-        },
-    ]
+    ];
+    if is_admin {
+        actions.push(button("move", "Move…", why_not_moved(staging.status)));
+    }
+    let why_not = match &staging.pending {
+        None => Some("nothing is pending; there is nothing to cancel".to_owned()),
+        Some(p) => (!p.cancelled_by.is_empty()).then(|| "its end was asked for already".to_owned()),
+    };
+    actions.push(Action { value: "cancel", label: "Cancel…", is_loss: false, why_not });
+    actions
 }
 
 // === stagings ===
@@ -297,23 +328,26 @@ async fn staging_page(
     let paging = Paging { limit: OPERATIONS, ..paging };
     let operations = api::history(&staging, &project, &name, &paging).await?;
     let newest = operations.items.first().filter(|_| paging.after.is_empty()).cloned();
-    let pieces = match &newest {
-        Some(newest) => api::output(&staging, &newest.id).await?.pieces,
-        None => Vec::new(),
+    let output = match &newest {
+        Some(newest) => api::tail(&staging, &newest.id, "").await?,
+        None => Tail::default(),
     };
+    let spec = staging.project(&mut *staging.fleet.db.read().await?, &project).await?.spec()?;
+    let kept_until = view.archived_at.zip(spec.archived_retention_days).map(|(at, days)| at + days * DAY);
     let host = match &view.agent {
         Some(agent) => staging.fleet.agent(&mut *staging.fleet.db.read().await?, agent).await?.name,
         None => String::new(),
     };
     render(&StagingPage {
-        layout: layout.title(format!("{project}/{name}")),
         is_owner: caller.must_own(&view.owner, Role::Operator).is_ok(),
-        actions: actions(&view),
+        actions: actions(&view, layout.may("admin")),
+        layout: layout.title(format!("{project}/{name}")),
         staging: view,
         host,
         operations,
         newest,
-        pieces,
+        output,
+        kept_until,
     })
 }
 
@@ -327,14 +361,15 @@ async fn act(
     let which = owned(&staging, &caller, &project, &name).await?;
     let here = format!("/staging/projects/{project}/stagings/{name}");
     let (asked, said) = match fields.text("verb") {
-        screen @ ("update" | "cleanup") => return Ok(Redirect::to(&format!("{here}/{screen}")).into_response()),
+        screen @ ("update" | "cleanup" | "cancel" | "move") => {
+            return Ok(Redirect::to(&format!("{here}/{screen}")).into_response());
+        }
         "archive" => (staging.delete(&caller.actor, which).await, "Archiving has begun."),
         "restore" => (staging.restore(&caller.actor, which).await, "Restoring has begun."),
-        "cancel" => (staging.cancel(&caller.actor, which).await, "The end of what is pending is asked for."),
         other => {
             return Err(Error::invalid(
                 "verb",
-                format!("no verb {other:?}; there are update, archive, restore, cleanup, cancel"),
+                format!("no verb {other:?}; there are update, archive, restore, cleanup, cancel, move"),
             ));
         }
     };
@@ -420,73 +455,17 @@ async fn update(
     if page.fields.is_on("more") { render(&page) } else { render_refused(&page) }
 }
 
-fn cleanup_screen(layout: Layout, which: Which<'_>) -> Confirm {
-    let Which { project, name } = which;
-    let question = format!("{project}/{name} is removed from its host with all of its data. It cannot be restored.");
-    let back = format!("/staging/projects/{project}/stagings/{name}");
-    Confirm::new(layout.title("Clean up the staging?"), question, "Clean up", back)
-}
-
-async fn ask_cleanup(
-    State(staging): State<Staging>,
-    caller: Caller,
-    layout: Layout,
-    Path((project, name)): Path<(String, String)>,
-) -> Result<Response> {
-    cleanup_screen(layout, owned(&staging, &caller, &project, &name).await?).render()
-}
-
-async fn cleanup(
-    State(staging): State<Staging>,
-    caller: Caller,
-    layout: Layout,
-    Path((project, name)): Path<(String, String)>,
-    fields: Fields,
-) -> Result<Response> {
-    let which = owned(&staging, &caller, &project, &name).await?;
-    match staging.cleanup(&caller.actor, which).await {
-        Ok(_) => Ok(redirect(LIST, format!("Cleaning up {project}/{name} has begun."))),
-        Err(error) => cleanup_screen(layout, which).refused(fields, error),
-    }
-}
-
-fn forget_screen(layout: Layout, which: Which<'_>) -> Confirm {
-    let Which { project, name } = which;
-    let question = format!(
-        "{project}/{name} is dropped here without running anything. Do this only when its host is gone: what is left there \
-         stays there."
-    );
-    let back = format!("/staging/projects/{project}/stagings/{name}");
-    Confirm::new(layout.title("Forget the staging?"), question, "Forget it", back)
-}
-
-async fn ask_forget(
-    State(staging): State<Staging>,
-    layout: Layout,
-    Path((project, name)): Path<(String, String)>,
-) -> Result<Response> {
-    let which = Which { project: &project, name: &name };
-    show(&staging, which).await?;
-    forget_screen(layout, which).render()
-}
-
-async fn forget(
-    State(staging): State<Staging>,
-    caller: Caller,
-    layout: Layout,
-    Path((project, name)): Path<(String, String)>,
-    fields: Fields,
-) -> Result<Response> {
-    let which = Which { project: &project, name: &name };
-    match staging.forget(&caller.actor, which).await {
-        Ok(()) => Ok(redirect(LIST, format!("{project}/{name} is forgotten."))),
-        Err(error) => forget_screen(layout, which).refused(fields, error),
-    }
-}
-
 async fn operation(State(staging): State<Staging>, layout: Layout, Path(id): Path<OperationId>) -> Result<Response> {
     let operation = api::find(&staging, &id).await?;
-    let pieces = api::output(&staging, &id).await?.pieces;
+    let host = match staging.fleet.agent(&mut *staging.fleet.db.read().await?, &operation.agent).await {
+        Ok(agent) => Some(agent.name),
+        Err(Error::NotFound { .. }) => None,
+        Err(error) => return Err(error),
+    };
+    let streams = [
+        ("stdout", "Standard output", api::tail(&staging, &id, "stdout").await?),
+        ("stderr", "Standard error", api::tail(&staging, &id, "stderr").await?),
+    ];
     let title = format!("{} of {}/{}", operation.verb.word(), operation.project, operation.name);
-    render(&OperationPage { layout: layout.title(title), operation, pieces })
+    render(&OperationPage { layout: layout.title(title), operation, host, streams })
 }

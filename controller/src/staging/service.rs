@@ -78,12 +78,32 @@ impl Staging {
         spec: &ProjectSpec,
         version: Option<i64>,
     ) -> Result<(i64, bool)> {
+        self.write_project(actor, name, spec, version, false).await
+    }
+
+    /// Makes a project that must not be there yet.
+    pub async fn create_project(&self, actor: &Actor, name: &str, spec: &ProjectSpec) -> Result<i64> {
+        Ok(self.write_project(actor, name, spec, None, true).await?.0)
+    }
+
+    async fn write_project(
+        &self,
+        actor: &Actor,
+        name: &str,
+        spec: &ProjectSpec,
+        version: Option<i64>,
+        is_new: bool,
+    ) -> Result<(i64, bool)> {
         check_project(name, spec)?;
+        let exists = || Error::Conflict(format!("project {name:?} exists already"));
         self.fleet
             .db
             .write(|mut tx| async move {
                 store::lock_project(&mut tx, name).await?;
                 let found = store::fetch_project(&mut tx, name).await?;
+                if is_new && found.is_some() {
+                    return Err(exists());
+                }
                 if version.is_some_and(|v| found.as_ref().is_none_or(|f| f.version != v)) {
                     return Err(Error::Stale);
                 }
@@ -92,7 +112,9 @@ impl Staging {
                     return tx.done((found.map_or(1, |f| f.version), false));
                 }
                 let row = project_row(name, spec, found.as_ref(), actor, tx.now())?;
-                store::save_project(&mut tx, &row, found.is_none()).await?;
+                let saved = store::save_project(&mut tx, &row, found.is_none()).await;
+                // Nobody can lock what is not there: of two who make it at once, the database lets one.
+                saved.map_err(|e| if is_duplicate(&e) { exists() } else { e.into() })?;
                 let kind = if found.is_some() { "project.changed" } else { "project.created" };
                 let change = actor.change(kind, format!("staging/{name}")).after(spec);
                 let seq = tx
@@ -106,14 +128,6 @@ impl Staging {
                 tx.done((row.version + i64::from(found.is_some()), true))
             })
             .await
-    }
-
-    /// Makes a project that must not be there yet.
-    pub async fn create_project(&self, actor: &Actor, name: &str, spec: &ProjectSpec) -> Result<i64> {
-        if store::fetch_project(&mut *self.fleet.db.read().await?, name).await?.is_some() {
-            return Err(Error::Conflict(format!("project {name:?} exists already")));
-        }
-        Ok(self.save_project(actor, name, spec, None).await?.0)
     }
 
     /// Removes a project without stagings.
@@ -268,8 +282,9 @@ impl Staging {
         let previous = status_of(row)?;
         let (previous_sealed, previous_masked) = (row.settings_sealed.clone(), row.settings_masked.clone());
         let mut settings = self.unseal(&row.settings_sealed)?;
-        if let Some(change) = change {
-            settings = settings.changed(change)?;
+        let changed = change.map(|change| settings.changed(change)).transpose()?;
+        if let Some(changed) = changed.filter(|changed| *changed != settings) {
+            settings = changed;
             row.tag.clone_from(&settings.tag);
             row.settings_sealed = self.seal(&settings)?;
             row.settings_masked = mask(&settings)?;
@@ -351,25 +366,43 @@ impl Staging {
             .await
     }
 
+    /// Hosts that a staging may move to: those that carry its project's labels and offer its wrappers, but its own.
+    pub async fn destinations(&self, which: Which<'_>) -> Result<Vec<Candidate>> {
+        let mut conn = self.fleet.db.read().await?;
+        let row = store::fetch_staging(&mut conn, which.project, which.name).await?;
+        let row = row.ok_or_else(|| Error::not_found("staging", format!("{}/{}", which.project, which.name)))?;
+        let spec = self.project(&mut conn, which.project).await?.spec()?;
+        let mut hosts = self.candidates(&mut conn, &spec).await?;
+        hosts.retain(|c| Some(&c.agent.0) != row.agent_id.as_ref() && c.offers(&spec.wrappers));
+        Ok(hosts)
+    }
+
     /// Gives a staging another host. Its data stays where it is: the next restore or update makes it anew there.
-    pub async fn relocate(&self, actor: &Actor, which: Which<'_>, to: &AgentId) -> Result<()> {
+    /// `version` is the one that was read.
+    pub async fn relocate(&self, actor: &Actor, which: Which<'_>, to: &AgentId, version: Option<i64>) -> Result<()> {
         self.fleet
             .db
             .write(|mut tx| async move {
                 let mut row = self.lock(&mut tx, which).await?;
+                if version.is_some_and(|v| v != row.version) {
+                    return Err(Error::Stale);
+                }
                 self.refuse_while_pending(&mut tx, &row).await?;
-                let status = status_of(&row)?;
-                if !matches!(status, Status::Archived | Status::Failure) {
-                    let text =
-                        format!("the staging is {}; only an archived or a failed one can be moved", status.word());
-                    return Err(Error::Conflict(text));
+                if let Some(why) = model::why_not_moved(status_of(&row)?) {
+                    return Err(Error::Conflict(why));
                 }
                 let spec = self.project(&mut tx, which.project).await?.spec()?;
                 let candidates = self.candidates(&mut tx, &spec).await?;
                 let chosen: Vec<_> = candidates.into_iter().filter(|c| c.agent == *to).collect();
                 if chosen.is_empty() {
-                    let text = "it is no staging-host that carries the project's labels";
+                    let text = format!(
+                        "{:?} is no staging-host that carries the labels of project {:?}; give the id of one that does",
+                        to.0, which.project
+                    );
                     return Err(Error::invalid("agent", text));
+                }
+                if row.agent_id.as_ref() == Some(&to.0) {
+                    return Err(Error::invalid("agent", "this host carries the staging already; choose another"));
                 }
                 model::place(which.project, &spec, &chosen)?;
                 let before = serde_json::json!({"agent": row.agent_id});

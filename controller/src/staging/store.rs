@@ -48,6 +48,7 @@ pub struct StagingRow {
     pub archived_at: Option<i64>,
     pub retention_warned_at: Option<i64>,
     pub owner: String,
+    /// Counts changes of what a person edits: settings and host.
     pub version: i64,
 }
 
@@ -248,12 +249,13 @@ pub async fn insert_staging(conn: &mut Conn, row: &StagingRow) -> sqlx::Result<(
     Ok(())
 }
 
-/// Writes a locked staging back.
+/// Writes a locked staging back. What comes and goes by itself, as a status does, is no new version.
 pub async fn save_staging(conn: &mut Conn, row: &StagingRow) -> Result<()> {
     sqlx::query(
         "update staging_staging set agent_id = $1, tag = $2, settings_sealed = $3, settings_masked = $4, status = $5, \
          status_at = $6, status_why = $7, operation_id = $8, watch = $9, watch_after = $10, updated_at = $11, \
-         archived_at = $12, retention_warned_at = $13, version = version + 1 where id = $14",
+         archived_at = $12, retention_warned_at = $13, version = version + case when settings_sealed = $3 and \
+         coalesce(agent_id, '') = coalesce($1, '') then 0 else 1 end where id = $14",
     )
     .bind(row.agent_id.clone())
     .bind(row.tag.clone())

@@ -161,7 +161,7 @@ impl Gate {
         local || name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() || self.hosts.contains(&name)
     }
 
-    async fn identify(&self, headers: &HeaderMap) -> Result<Option<Caller>> {
+    pub(super) async fn identify(&self, headers: &HeaderMap) -> Result<Option<Caller>> {
         if let Some(value) = headers.get(header::AUTHORIZATION) {
             let token = value.to_str().ok().and_then(|v| v.strip_prefix("Bearer ")).map(str::trim);
             let token = token.ok_or_else(|| Error::Unauthenticated("Authorization takes `Bearer muster_…`".into()))?;

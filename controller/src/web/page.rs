@@ -7,7 +7,7 @@ use std::{convert::Infallible, sync::Arc};
 
 use askama::Template;
 use axum::{
-    extract::FromRequestParts,
+    extract::{FromRequestParts, Request},
     response::{Html, IntoResponse, Redirect, Response},
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     assets,
-    gate::{Caller, Gate, cookie},
+    gate::{Caller, Gate, cookie, gate_of},
     policy::Role,
     problem,
     view::When,
@@ -200,6 +200,21 @@ async fn refusal(answer: Response, layout: &mut Layout) -> Response {
         page.headers_mut().insert(header::RETRY_AFTER, wait.clone());
     }
     page
+}
+
+/// Answers for paths that lead nowhere: a page for people, a problem for programs.
+pub(super) async fn nothing(request: Request) -> Response {
+    let (parts, _) = request.into_parts();
+    let accept = parts.headers.get(header::ACCEPT).and_then(|a| a.to_str().ok()).unwrap_or_default();
+    let is_for_people = accept.contains("text/html") && !parts.uri.path().starts_with("/api/");
+    let gate = match gate_of(&parts.extensions) {
+        Ok(gate) if is_for_people => gate,
+        _ => return StatusCode::NOT_FOUND.into_response(),
+    };
+    let mut layout = Layout::of(&parts, &gate);
+    layout.user = gate.identify(&parts.headers).await.ok().flatten();
+    let error = Error::NotFound { what: "page", name: layout.path.clone() };
+    finish(error.into_response(), layout).await
 }
 
 /// Sets the theme: `POST /theme` with `theme` and `back`.

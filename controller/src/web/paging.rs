@@ -25,6 +25,11 @@ pub struct Page<T> {
     pub next: Option<String>,
 }
 
+/// The cursor that leads on from a place.
+pub fn cursor(place: &str) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(place)
+}
+
 /// Which piece of a list is asked for: `?cursor=&limit=`. Takes its two fields of the query and leaves the others alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Paging {
@@ -81,7 +86,7 @@ impl Paging {
     pub fn page<T>(&self, mut rows: Vec<T>, place: impl Fn(&T) -> String) -> Page<T> {
         let more = rows.len() as i64 > self.limit;
         rows.truncate(usize::try_from(self.limit).unwrap_or(usize::MAX));
-        let next = rows.last().filter(|_| more).map(|last| BASE64_URL_SAFE_NO_PAD.encode(place(last)));
+        let next = rows.last().filter(|_| more).map(|last| cursor(&place(last)));
         Page { items: rows, next }
     }
 }

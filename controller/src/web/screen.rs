@@ -18,6 +18,8 @@ pub struct Confirm {
     pub action: &'static str,
     /// Where it leads to leave things as they are.
     pub back: String,
+    /// What the way back says.
+    pub keep: &'static str,
     /// A text to be given: name and label.
     pub reason: Option<(&'static str, &'static str)>,
     /// A box that may be ticked: name and label.
@@ -50,7 +52,14 @@ impl Confirm {
     /// A question.
     pub fn new(layout: Layout, question: impl Into<String>, action: &'static str, back: impl Into<String>) -> Self {
         let (question, back) = (question.into(), back.into());
-        Self { layout, question, action, back, reason: None, tick: None, fields: Fields::default() }
+        Self { layout, question, action, back, keep: "Keep it", reason: None, tick: None, fields: Fields::default() }
+    }
+
+    /// With other words for the way back.
+    #[must_use]
+    pub fn keep(mut self, keep: &'static str) -> Self {
+        self.keep = keep;
+        self
     }
 
     /// Asks.

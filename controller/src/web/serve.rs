@@ -28,7 +28,7 @@ use tower_http::{catch_panic::CatchPanicLayer, trace::TraceLayer};
 
 use super::{
     gate::{Gate, PeerAddress},
-    problem,
+    page, problem,
 };
 use crate::{error::Result, platform::id};
 
@@ -58,6 +58,7 @@ pub fn dress(router: Router, gate: Arc<Gate>) -> Router {
         tracing::debug_span!("request", id, method = %request.method(), path = request.uri().path())
     });
     router
+        .fallback(page::nothing)
         .layer(middleware::from_fn(problem::layer))
         .layer(Extension(gate))
         .layer(CatchPanicLayer::custom(problem::panicked))

@@ -541,3 +541,12 @@ fn times_and_sizes_are_said_as_people_say_them() {
     let chip = Chip { word: "used_<b>", tone: Tone::Warn }.to_string();
     assert_eq!(chip, r#"<span class="chip warn" data-status="used_&#60;b&#62;">used &#60;b&#62;</span>"#);
 }
+
+#[test]
+fn a_browser_is_called_by_its_name() {
+    let edge = "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0 Safari/537.36 Edg/140.0";
+    assert_eq!(super::view::browser(edge), "Edge on Windows");
+    let firefox = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0";
+    assert_eq!(super::view::browser(firefox), "Firefox on Linux");
+    assert_eq!(super::view::browser("curl/8"), "curl/8");
+}

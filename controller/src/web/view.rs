@@ -127,3 +127,24 @@ pub fn duration(ms: i64) -> String {
         _ => format!("{} min {} s", ms / 60_000, ms % 60_000 / 1000),
     }
 }
+
+/// A browser as people call it, by what it says of itself: `Firefox on Linux`. What is not known is given as it is.
+pub fn browser(user_agent: &str) -> String {
+    // Each also claims to be those that follow it.
+    let programs = [("Edg/", "Edge"), ("Firefox/", "Firefox"), ("Chrome/", "Chrome"), ("Safari/", "Safari")];
+    let systems = [
+        ("Android", "Android"),
+        ("iPhone", "iOS"),
+        ("iPad", "iOS"),
+        ("Windows", "Windows"),
+        ("Mac OS", "macOS"),
+        ("Linux", "Linux"),
+    ];
+    let named =
+        |names: &[(&str, &'static str)]| names.iter().find(|(mark, _)| user_agent.contains(mark)).map(|(_, n)| *n);
+    match (named(&programs), named(&systems)) {
+        (Some(program), Some(system)) => format!("{program} on {system}"),
+        (Some(program), None) => program.into(),
+        (None, _) => user_agent.into(),
+    }
+}

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use muster_controller::fleet::model::Class;
-use muster_integration_tests::{World, browser::Browser, world::tester};
+use muster_integration_tests::{World, browser::Browser, host::Play, world::tester};
 
 const PASSWORD: &str = "a password for this house";
 const HELLO: &str = "/staging/projects/shop/stagings/hello";
@@ -29,6 +29,10 @@ fn log_in(browser: &mut Browser, api: &str, first: &str) {
     browser.fill("#name", "admin");
     browser.fill("#password", first);
     browser.follow("form#login button");
+    for width in [390, 1280] {
+        browser.look(width, false);
+        assert!(browser.fits(), "the first page of a new user is wider than {width}");
+    }
     browser.fill("#current", first);
     browser.fill("#password", PASSWORD);
     browser.fill("#again", PASSWORD);
@@ -122,6 +126,67 @@ async fn a_staging_lives_its_life_without_scripts() {
         browser.follow("form#confirm button[name=confirm]");
         browser.go(&format!("{api}/staging"));
         browser.reload_for("main", "No stagings");
+    });
+    walk.await.expect("the walk ends well");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_lose_something_is_asked_for_by_mouse() {
+    let (world, first_host) = shop().await;
+    let second_host = world.agent("host-2", Class::StagingHost, &[("pool", "a")]).await;
+    let hosts = [first_host.host.clone(), second_host.host.clone()];
+    for host in &hosts {
+        let (held, _) = crate::staging::holding("create");
+        // What is cut off in the middle does not answer.
+        host.play(move |program| match program.path.ends_with("check") {
+            true => Play::exit(1, "nobody answers"),
+            false => held(program),
+        });
+    }
+    let (api, first) = (world.home.api.clone(), world.home.first_admin.clone().expect("a first admin"));
+    let walk = tokio::task::spawn_blocking(move || {
+        let mut browser = Browser::start(&shots());
+        log_in(&mut browser, &api, &first);
+        browser.go(&format!("{api}/staging/projects/shop"));
+        browser.fill("[name='spec.archived_retention_days']", "thirty");
+        browser.follow("form#change-project button");
+        browser.wait_for(".mistake", "number");
+        browser.shot("project-refused");
+        browser.fill("[name='spec.archived_retention_days']", "30");
+        browser.follow("form#change-project button");
+        browser.wait_for(".flash", "Saved");
+
+        create(&mut browser, &api);
+        browser.wait_for("#pending", "create is under way");
+        browser.shot("staging-pending");
+        act(&mut browser, "cancel");
+        browser.wait_for("main", "stops it in the middle");
+        browser.shot("cancel");
+        browser.follow("form#confirm button[name=confirm]");
+        browser.wait_for(STATUS, "Failure");
+
+        let before = browser.text("#host");
+        act(&mut browser, "move");
+        browser.wait_for("main", "Stays behind");
+        browser.shot("move");
+        browser.follow("form#move-staging button[name=move]");
+        let after = browser.text("#host");
+        assert!(before != after && after.starts_with("host-"), "{before} → {after}");
+
+        for host in &hosts {
+            host.play(|_| Play::default());
+        }
+        act(&mut browser, "update");
+        browser.follow("form#update-staging button[name=update]");
+        browser.wait_for(STATUS, "Running");
+        act(&mut browser, "archive");
+        browser.wait_for(STATUS, "Archived");
+        browser.wait_for("#staging", "Cleaned up by itself");
+        browser.follow("#forget");
+        browser.shot("forget");
+        browser.follow("form#confirm button[name=confirm]");
+        browser.wait_for(".flash", "shop/hello is forgotten");
+        browser.wait_for("main", "No stagings");
     });
     walk.await.expect("the walk ends well");
 }

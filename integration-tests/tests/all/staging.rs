@@ -12,6 +12,7 @@ use muster_controller::{
         model::{Level, OperationId, Outcome, Override, ProjectSpec, SettingsChange, Status},
         service::{NewStaging, Which},
     },
+    web::{Paging, paging::PagingQuery},
 };
 use muster_integration_tests::{
     World,
@@ -101,8 +102,14 @@ async fn operation(world: &World, id: &OperationId) -> OperationView {
 }
 
 async fn output(world: &World, id: &OperationId, stream: &str) -> String {
-    let log = api::output(&world.home.staging, id).await.expect("a log");
-    log.pieces.iter().filter(|p| p.stream == stream).filter_map(|p| p.text.clone()).collect()
+    let (mut text, mut query) = (String::new(), PagingQuery::default());
+    loop {
+        let paging = Paging::try_from(query).expect("a cursor");
+        let page = api::output(&world.home.staging, id, stream, &paging).await.expect("a page of the log");
+        text.extend(page.items.into_iter().filter_map(|p| p.text));
+        let Some(next) = page.next else { return text };
+        query = PagingQuery { cursor: Some(next), limit: None };
+    }
 }
 
 fn set(level: Level, key: &str, value: &str, secret: bool) -> Override {
@@ -319,7 +326,7 @@ async fn output_that_is_no_text_and_has_no_end_of_line_is_kept() {
     });
     let id = create(&world).await;
     becomes(&world, Status::Running).await;
-    eventually("head and tail are stored", || async {
+    eventually("head and tail are stored and read, page by page", || async {
         let text = output(&world, &id, "stdout").await;
         (text.starts_with("\0\u{fffd}xx") && text.ends_with("xxthe end") && text.len() < 11 * 1024 * 1024).then_some(())
     })

@@ -153,6 +153,23 @@ async fn furnish(fleet: &Fleet) -> String {
 const WEB: &str = "/staging/projects/shop/stagings/web";
 
 #[tokio::test]
+async fn what_is_not_there_is_a_page_for_people_and_a_problem_for_programs() {
+    let console = Console::new().await;
+    let admin = console.person(Role::Admin).await;
+    for (path, accept, kind) in [
+        ("/nowhere", "text/html,*/*", "text/html; charset=utf-8"),
+        ("/nowhere", "*/*", "application/problem+json"),
+        ("/api/v1/nowhere", "text/html,*/*", "application/problem+json"),
+    ] {
+        let request = Request::get(path).header("host", "localhost").header("accept", accept);
+        let request = request.header("cookie", &admin.cookie).body(Body::empty()).expect("a request");
+        let (status, headers, body) = console.ask(request).await;
+        assert_eq!((status, headers["content-type"].to_str().expect("text")), (StatusCode::NOT_FOUND, kind), "{body}");
+        assert_eq!(body.contains("Log out"), kind.starts_with("text/html"), "people find their way on");
+    }
+}
+
+#[tokio::test]
 async fn every_page_shows_and_what_it_shows_is_escaped() {
     let console = Console::new().await;
     let admin = console.person(Role::Admin).await;

@@ -1,10 +1,11 @@
 use crate::{
     fleet::{
-        logs::{self, LogKey, Piece, beyond},
+        logs::{self, LogKey, Piece, Place, beyond},
         model::Key,
     },
     platform::db::Db,
     testing::{engines, fresh},
+    web::{Paging, paging::PagingQuery},
 };
 
 const MIB: i64 = 1 << 20;
@@ -23,7 +24,9 @@ async fn append(db: &Db, log: &LogKey, offset: i64, data: &[u8]) -> i64 {
 }
 
 async fn read(db: &Db) -> Vec<Piece> {
-    let raw = logs::read(&mut db.read().await.expect("a connection"), &log().key, 0, 1000).await.expect("read");
+    let raw = logs::read(&mut db.read().await.expect("a connection"), &log().key, "", &Place::default(), 1000)
+        .await
+        .expect("read");
     let mut decoder = logs::Decoder::default();
     raw.into_iter().filter_map(|piece| decoder.decode(piece)).collect()
 }
@@ -113,5 +116,46 @@ async fn of_a_long_stream_head_and_tail_remain_around_one_gap() {
         ends.sort_unstable();
         assert!(ends.windows(2).all(|w| w[0].1 == w[1].0), "no byte is unaccounted for: {ends:?}");
         assert_eq!((ends[0].0, ends[ends.len() - 1].1), (0, 25 * MIB));
+    }
+}
+
+#[tokio::test]
+async fn a_long_output_is_read_in_pages_that_lose_no_byte_and_cut_no_character() {
+    for url in engines() {
+        let db = fresh(&url).await;
+        // Pieces of an odd length cut the two bytes of this character again and again.
+        let text = "é".repeat(3 * MIB as usize / 2);
+        let (mut offset, mut conn) = (0, db.read().await.expect("a connection"));
+        for piece in text.as_bytes().chunks(65_535) {
+            offset = append(&db, &log(), offset, piece).await;
+        }
+        append(&db, &LogKey { stream: "stderr", ..log() }, 0, "ü".as_bytes()).await;
+        let (mut told, mut pages, mut after) = (String::new(), 0, String::new());
+        loop {
+            let paging = Paging { after: after.clone(), limit: 500 };
+            let page = logs::page(&mut conn, &log().key, "stdout", &paging).await.expect("a page");
+            let size: usize = page.items.iter().filter_map(|p| p.text.as_ref()).map(String::len).sum();
+            assert!(size <= MIB as usize + 65_536, "{size}");
+            told.extend(page.items.into_iter().filter_map(|p| p.text));
+            pages += 1;
+            let Some(next) = page.next else { break };
+            after = Paging::try_from(PagingQuery { cursor: Some(next), limit: None }).expect("a cursor").after;
+        }
+        assert!(told == text && pages == 3, "{} of {} bytes in {pages} pages", told.len(), text.len());
+    }
+}
+
+#[tokio::test]
+async fn the_tail_of_an_output_says_whether_something_came_before() {
+    for url in engines() {
+        let db = fresh(&url).await;
+        for (offset, piece) in [(0, b"first "), (6, b"second"), (12, b" third")] {
+            append(&db, &log(), offset, piece).await;
+        }
+        let mut conn = db.read().await.expect("a connection");
+        let tail = logs::tail(&mut conn, &log().key, "", 7).await.expect("read");
+        assert_eq!((spans(&tail.pieces), tail.is_cut), (vec![(6, 12, Some("second")), (12, 18, Some(" third"))], true));
+        let whole = logs::tail(&mut conn, &log().key, "stdout", 18).await.expect("read");
+        assert_eq!((whole.pieces.len(), whole.is_cut), (3, false));
     }
 }

@@ -257,7 +257,7 @@ async fn an_operation_whose_host_is_removed_ends_as_lost() {
         reconcile(&staging).await;
         assert_eq!(operation(&staging, &id).await.outcome, "lost");
         assert_eq!((status(&staging).await, row(&staging).await.operation_id), ("Failure".into(), String::new()));
-        staging.relocate(&ada(), WEB, &"b".into()).await.expect("it can be moved");
+        staging.relocate(&ada(), WEB, &"b".into(), None).await.expect("it can be moved");
     }
 }
 
@@ -297,5 +297,46 @@ async fn a_cleanup_by_retention_that_fails_is_not_repeated_with_every_round() {
         staging.fleet.db.clock().shift(DAY);
         reconcile(&staging).await;
         assert_ne!(row(&staging).await.operation_id, "");
+    }
+}
+
+#[tokio::test]
+async fn a_status_that_changes_refuses_no_edit_but_another_edit_does() {
+    for url in engines() {
+        let staging = home(&url).await;
+        staging.create(&ada(), &new("web")).await.expect("begun");
+        let read = row(&staging).await.version;
+        let id = OperationId(row(&staging).await.operation_id);
+        ends(&staging, &id, 0, "").await;
+        checks(&staging, true).await;
+        assert_eq!((status(&staging).await.as_str(), row(&staging).await.version), ("Running", read));
+        let id = staging.update(&ada(), WEB, &tag("v1"), Some(read)).await.expect("nobody edited it");
+        ends(&staging, &id, 0, "").await;
+        checks(&staging, true).await;
+        assert_eq!(row(&staging).await.version, read, "the same settings are no other version");
+        let id = staging.update(&ada(), WEB, &tag("v2"), Some(read)).await.expect("nobody edited it");
+        ends(&staging, &id, 1, "no v2").await;
+        assert_eq!((status(&staging).await.as_str(), row(&staging).await.version), ("Failure", read + 1));
+        let stale = staging.update(&ada(), WEB, &tag("v3"), Some(read)).await;
+        assert!(matches!(stale, Err(Error::Stale)), "{stale:?}");
+        let stale = staging.relocate(&ada(), WEB, &"b".into(), Some(read)).await;
+        assert!(matches!(stale, Err(Error::Stale)), "{stale:?}");
+        staging.relocate(&ada(), WEB, &"b".into(), Some(read + 1)).await.expect("read anew");
+        assert_eq!(row(&staging).await.version, read + 2, "a host is an edit");
+    }
+}
+
+#[tokio::test]
+async fn of_two_who_make_a_project_at_once_one_is_told_that_it_exists() {
+    for url in engines() {
+        let staging = home(&url).await;
+        let spec = spec();
+        let makers = (0..8).map(|_| async { staging.create_project(&ada(), "new", &spec).await });
+        let made = futures::future::join_all(makers).await;
+        let (won, lost): (Vec<_>, Vec<_>) = made.into_iter().partition(Result::is_ok);
+        assert_eq!(won.len(), 1);
+        for error in lost.into_iter().filter_map(Result::err) {
+            assert!(matches!(&error, Error::Conflict(why) if why.contains("exists already")), "{error:?}");
+        }
     }
 }

@@ -90,6 +90,7 @@ function followEvents() {
 // === output ===
 
 const followed = new Set();
+const PIECES = 2000;
 
 function followLogs(root) {
   for (const url of new Set([...root.querySelectorAll("pre[data-log]")].map((pre) => pre.dataset.log))) {
@@ -102,7 +103,7 @@ function followLog(url) {
   const source = new EventSource(url);
   const places = () => [...document.querySelectorAll(`pre[data-log="${CSS.escape(url)}"]`)];
   source.addEventListener("open", () => {
-    // The stream tells everything from the beginning.
+    // The stream tells again what the page shows.
     for (const pre of places()) pre.replaceChildren();
   });
   source.addEventListener("piece", (message) => {
@@ -127,6 +128,8 @@ function append(pre, piece) {
   else if (piece.stream === "stderr" && !pre.dataset.stream) span.className = "err";
   span.textContent = isGap ? `… ${piece.ends - piece.begins} bytes were dropped here …` : piece.text;
   pre.append(span);
+  // A long output is cut at its head: the whole of it is behind a link.
+  while (pre.childElementCount > PIECES) pre.firstElementChild.remove();
   if (atEnd) pre.scrollTop = pre.scrollHeight;
 }
 
