@@ -8,7 +8,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 use tokio::sync::{mpsc, oneshot};
 
 /// How long a batch gathers while a herd is on its way.
-const GATHER: Duration = Duration::from_millis(20);
+const GATHER: Duration = Duration::from_millis(50);
 
 /// Hands items to a function in batches and gives each caller the answer to its own.
 #[derive(Debug)]

@@ -3,6 +3,7 @@
 use std::{
     net::SocketAddr,
     path::Path,
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
@@ -36,11 +37,12 @@ pub async fn run(folder: &Path, port: u16) -> anyhow::Result<()> {
     let running = app::start(config, Clock::default()).await?;
     let fleet = running.fleet.clone();
     answer("ready");
+    let counters = fleet.registry.counters.clone();
     let mut orders = orders();
     while let Some(order) = orders.recv().await {
         match order.split_once(' ').unwrap_or((&order, "")) {
             ("invite", number) => answer(invite(&fleet, number.parse()?).await?),
-            ("online", _) => answer(fleet.registry.lines().iter().filter(|l| l.epoch() > 0).count()),
+            ("online", _) => answer(counters.opened.load(Ordering::Relaxed) - counters.closed.load(Ordering::Relaxed)),
             ("put", form) => answer(put(&fleet, form).await?.as_micros()),
             _ => anyhow::bail!("no such order: {order}"),
         }
