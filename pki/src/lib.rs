@@ -58,7 +58,8 @@ pub fn random<const N: usize>() -> [u8; N] {
 
 /// Lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    let digit = |n: u8| char::from(b"0123456789abcdef"[usize::from(n)]);
+    bytes.iter().flat_map(|b| [digit(b >> 4), digit(b & 0x0f)]).collect()
 }
 
 /// Bytes from hexadecimal; what is none is left out.

@@ -157,7 +157,8 @@ fn agree_on_protocol(hello: &Hello, now: i64) -> Result<()> {
 /// Judges an identity by its certificate, from the database.
 pub(super) async fn judge(fleet: &Fleet, leaf: &Leaf) -> Result<Standing> {
     let agent = leaf.agent_id.clone().unwrap_or_default();
-    let rows = store::openings(&mut *fleet.db.read().await?, &[(agent, leaf.serial.clone())]).await?;
+    let caller = (agent, leaf.serial.clone(), String::new());
+    let rows = store::openings(&mut *fleet.db.read().await?, &[caller]).await?;
     Ok(judge_row(fleet, leaf, rows.first()))
 }
 
@@ -223,10 +224,11 @@ pub(super) async fn open_all(batch: Vec<(Fleet, Opening)>) -> Vec<Result<Opened>
     let Some((fleet, _)) = batch.first() else { return Vec::new() };
     let fleet = fleet.clone();
     let openings: Vec<_> = batch.into_iter().map(|(_, o)| o).collect();
-    let pairs: Vec<_> = openings.iter().map(|o| (o.agent.0.clone(), o.leaf.serial.clone())).collect();
+    let caller = |o: &Opening| (o.agent.0.clone(), o.leaf.serial.clone(), o.line.ledger.clone());
+    let callers: Vec<_> = openings.iter().map(caller).collect();
     let known = async {
         let mut conn = fleet.db.read().await?;
-        let rows = store::openings(&mut conn, &pairs).await?;
+        let rows = store::openings(&mut conn, &callers).await?;
         let elsewhere = |r: &OpeningRow| r.session_replica.as_ref().is_some_and(|at| *at != *fleet.replica);
         let replicas = match rows.iter().any(elsewhere) {
             true => store::live_replicas(&mut conn, fleet.db.engine(), super::REPLICA_LIFE).await?,
@@ -321,7 +323,6 @@ async fn open_admitted(fleet: &Fleet, admitted: Vec<(usize, &Opening, &OpeningRo
 /// What a transaction that opens streams came to, for one agent.
 struct Taken {
     epoch: i64,
-    acknowledged: i64,
     send: Vec<Envelope>,
 }
 
@@ -339,8 +340,6 @@ async fn take_sessions(
             let epochs: HashMap<_, _> =
                 store::save_sessions(&mut tx, &fleet.replica, &hashes).await?.into_iter().collect();
             introduce(fleet, &mut tx, admitted).await?;
-            let ledgers: Vec<_> = admitted.iter().map(|(_, o, _)| (o.agent.clone(), o.line.ledger.clone())).collect();
-            let acknowledged: HashMap<_, _> = store::acknowledged(&mut tx, &ledgers).await?.into_iter().collect();
             let agents: Vec<_> = admitted.iter().map(|(_, o, _)| o.agent.clone()).collect();
             let mut wanted: BTreeMap<AgentId, Vec<Envelope>> = BTreeMap::new();
             for envelope in desired::assignments(&mut tx, &agents).await? {
@@ -351,20 +350,22 @@ async fn take_sessions(
                 let epoch = epochs.get(&opening.agent.0).copied().unwrap_or_default();
                 let envelopes = wanted.remove(&opening.agent).unwrap_or_default();
                 let send = compare(&mut tx, opening, row, envelopes, database_epoch, epoch).await?;
-                let acknowledged = acknowledged.get(&opening.agent.0).copied().unwrap_or_default();
-                taken.insert(opening.agent.clone(), Taken { epoch, acknowledged, send });
+                taken.insert(opening.agent.clone(), Taken { epoch, send });
             }
             tx.done((database_epoch, taken))
         })
         .await?;
     let digests: BTreeSet<_> = taken.values().flat_map(|t| &t.send).map(|e| e.wanted.digest.clone()).collect();
     let digests: Vec<_> = digests.into_iter().filter(|d| !d.is_empty()).collect();
-    let documents = fleet.desired.documents(&mut *fleet.db.read().await?, &digests).await?;
-    let welcome = |(_, opening, _): &(usize, &Opening, &OpeningRow)| {
+    let documents = match digests.is_empty() {
+        true => BTreeMap::new(),
+        false => fleet.desired.documents(&mut *fleet.db.read().await?, &digests).await?,
+    };
+    let welcome = |(_, opening, row): &(usize, &Opening, &OpeningRow)| {
         let taken = taken.get(&opening.agent)?;
         opening.line.open(taken.epoch);
-        if taken.acknowledged > 0 {
-            opening.line.ack(taken.acknowledged.unsigned_abs());
+        if row.acknowledged > 0 {
+            opening.line.ack(row.acknowledged.unsigned_abs());
         }
         for envelope in &taken.send {
             opening.line.assign(wire::assign(envelope, documents.get(&envelope.wanted.digest)));
@@ -390,19 +391,20 @@ async fn introduce(fleet: &Fleet, tx: &mut Tx, admitted: &[(usize, &Opening, &Op
         fleet.certificates.note_used(tx, &serials, now).await?;
     }
     for (_, opening, row) in admitted {
-        let hello = &opening.hello;
-        let it = Introduction {
-            agent: opening.agent.clone(),
-            version: clean(&hello.agent_version),
-            facts: wire::facts(hello.facts.as_ref()).to_string(),
-            capabilities: wire::capabilities(hello).to_string(),
-            capability_digest: opening.line.capability_digest.clone(),
-            ledger_id: opening.line.ledger.clone(),
-        };
+        let (hello, line) = (&opening.hello, &opening.line);
+        let (version, facts) = (clean(&hello.agent_version), wire::facts(hello.facts.as_ref()).to_string());
         let before = (&row.agent_version, &row.facts, &row.capability_digest, &row.ledger_id);
-        if before == (&it.version, &it.facts, &it.capability_digest, &it.ledger_id) {
+        if before == (&version, &facts, &line.capability_digest, &line.ledger) {
             continue;
         }
+        let it = Introduction {
+            agent: opening.agent.clone(),
+            version,
+            facts,
+            capabilities: wire::capabilities(hello).to_string(),
+            capability_digest: line.capability_digest.clone(),
+            ledger_id: line.ledger.clone(),
+        };
         store::save_introduction(tx, &it).await?;
         if !row.ledger_id.is_empty() && row.ledger_id != it.ledger_id {
             let change = Actor::agent(&opening.agent).change("agent.ledger_lost", format!("agent/{}", opening.agent));

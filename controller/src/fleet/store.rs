@@ -63,6 +63,8 @@ pub struct OpeningRow {
     pub leaf_superseded_at: Option<i64>,
     pub leaf_revoked_at: Option<i64>,
     pub leaf_used_at: Option<i64>,
+    /// Home has the reports of the ledger that calls up to this number.
+    pub acknowledged: i64,
 }
 
 const INVITATION: &str = "id, name, class, labels, root_sha256, max_uses, used, deadline, revoked_at, for_agent, \
@@ -328,19 +330,21 @@ pub async fn save_liveness(conn: &mut Conn, changes: &[(AgentId, Liveness, i64)]
 
 // === streams ===
 
-/// What is needed to open the streams of these agents with these certificates. Pairs are (agent id, serial).
-pub async fn openings(conn: &mut Conn, pairs: &[(String, String)]) -> Result<Vec<OpeningRow>> {
+/// What is needed to open the streams of these agents: (agent id, serial of the certificate, ledger).
+pub async fn openings(conn: &mut Conn, callers: &[(String, String, String)]) -> Result<Vec<OpeningRow>> {
     let text = format!(
         "select a.id, a.standing, a.capability_digest, a.agent_version, a.facts, a.ledger_id, a.liveness, \
          s.replica_id as session_replica, s.token_hash as session_token_hash, l.serial as leaf_serial, \
-         l.superseded_at as leaf_superseded_at, l.revoked_at as leaf_revoked_at, l.used_at as leaf_used_at \
+         l.superseded_at as leaf_superseded_at, l.revoked_at as leaf_revoked_at, l.used_at as leaf_used_at, \
+         coalesce(g.acknowledged, 0) as acknowledged \
          from (values {}) v join fleet_agent a on a.id = v.column1 left join fleet_session s on s.agent_id = a.id \
-         left join certificate_leaf l on l.serial = v.column2",
-        values(&["", ""], pairs.len(), 0)
+         left join certificate_leaf l on l.serial = v.column2 \
+         left join fleet_ledger g on g.agent_id = v.column1 and g.ledger_id = v.column3",
+        values(&["", "", ""], callers.len(), 0)
     );
     let mut select = sqlx::query_as(sqlx::AssertSqlSafe(text));
-    for (id, serial) in pairs {
-        select = select.bind(id.clone()).bind(serial.clone());
+    for (id, serial, ledger) in callers {
+        select = select.bind(id.clone()).bind(serial.clone()).bind(ledger.clone());
     }
     Ok(select.fetch_all(conn).await?)
 }
@@ -424,20 +428,7 @@ pub async fn save_introduction(conn: &mut Conn, it: &Introduction) -> Result<()>
 
 // === acknowledged reports ===
 
-/// Reports up to which number home has, for (agent, ledger) pairs.
-pub async fn acknowledged(conn: &mut Conn, pairs: &[(AgentId, String)]) -> Result<Vec<(String, i64)>> {
-    let text = format!(
-        "select agent_id, acknowledged from fleet_ledger where (agent_id, ledger_id) in ({})",
-        values(&["", ""], pairs.len(), 0)
-    );
-    let mut select = sqlx::query_as(sqlx::AssertSqlSafe(text));
-    for (agent, ledger) in pairs {
-        select = select.bind(agent.0.clone()).bind(ledger.clone());
-    }
-    Ok(select.fetch_all(conn).await?)
-}
-
-/// Raises those numbers: (agent, ledger, up to).
+/// Raises the numbers up to which home has reports: (agent, ledger, up to).
 pub async fn save_acknowledged(conn: &mut Conn, rows: &[(AgentId, String, i64)]) -> Result<()> {
     for piece in rows.chunks(ROWS) {
         let text = format!(
