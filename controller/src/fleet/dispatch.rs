@@ -112,12 +112,13 @@ impl Dispatch {
             };
             let Some(line) = line else { continue };
             let refused = Some((envelope.wanted.generation, line.capability_digest.clone()));
-            if envelope.wanted.refused != refused && envelope.is_to_be_sent() {
+            if envelope.wanted.refused != refused && envelope.wanted.is_to_be_sent() {
                 lines.insert(envelope.agent.clone(), line);
                 here.push(envelope);
             }
         }
-        let joining = here.iter().filter(|e| e.is_new_once() && lines.get(&e.agent).is_some_and(|l| l.epoch() == 0));
+        let joining =
+            here.iter().filter(|e| e.wanted.is_new_once() && lines.get(&e.agent).is_some_and(|l| l.epoch() == 0));
         self.joining.extend(joining.map(|e| e.agent.clone()));
         if !self.joining.is_empty() {
             let again = fleet.again.clone();
@@ -127,7 +128,7 @@ impl Dispatch {
             });
         }
         let offered = offer(fleet, &here, &lines).await?;
-        here.retain(|e| !e.is_new_once() || offered.contains(&(e.agent.clone(), e.wanted.key.clone())));
+        here.retain(|e| !e.wanted.is_new_once() || offered.contains(&(e.agent.clone(), e.wanted.key.clone())));
         for piece in here.chunks(10 * ROWS) {
             let digests: BTreeSet<_> =
                 piece.iter().map(|e| e.wanted.digest.clone()).filter(|d| !d.is_empty()).collect();
@@ -181,7 +182,7 @@ async fn offer(
     let open = |e: &Envelope| lines.get(&e.agent).filter(|l| l.epoch() > 0).cloned();
     let work: Vec<_> = here
         .iter()
-        .filter(|e| e.is_new_once())
+        .filter(|e| e.wanted.is_new_once())
         .filter_map(|e| open(e).map(|l| (e.agent.clone(), e.wanted.key.clone(), l.ledger.clone(), l.epoch())))
         .collect();
     if work.is_empty() {

@@ -242,6 +242,24 @@ words! {
     Liveness { Never = "never", Online = "online", Stale = "stale", Offline = "offline" }
 }
 
+// === impl Wanted ===
+
+impl Wanted {
+    /// Once work that must be offered, in a transaction of its own, before it is sent.
+    pub fn is_new_once(&self) -> bool {
+        self.mode == Mode::Once && matches!(self.state, State::Queued | State::Offered)
+    }
+
+    /// Whether the agent lacks it: not accepted yet, or withdrawn while it was at work.
+    pub fn is_to_be_sent(&self) -> bool {
+        match self.state {
+            State::Queued | State::Offered => true,
+            State::Accepted | State::Running => self.mode == Mode::Once && self.digest.is_empty(),
+            State::Finished => false,
+        }
+    }
+}
+
 /// The published rule: online while a stream is open and for [`STALE_AFTER`] beyond; then stale; offline when none has been
 /// open for [`OFFLINE_AFTER`]. `lost_at` is when the last stream ended.
 pub fn liveness(open: bool, lost_at: Option<i64>, now: i64) -> Liveness {
@@ -304,7 +322,7 @@ pub fn step(wanted: &Wanted, ledger: &LedgerView, epoch: i64) -> Step {
 
 /// What an agent holds that home does not know. From an older epoch it is adopted: kept running and shown, since home was
 /// restored from before it was given out.
-pub fn adopted<'a>(known: &BTreeSet<Key>, held: &'a [Held], epoch: i64) -> Vec<&'a Held> {
+pub fn adopted<'a>(known: &BTreeSet<&Key>, held: &'a [Held], epoch: i64) -> Vec<&'a Held> {
     held.iter().filter(|h| h.epoch < epoch && !known.contains(&h.key)).collect()
 }
 

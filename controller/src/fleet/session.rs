@@ -36,7 +36,7 @@ use super::{
     enroll::{no_certificate, peer, refusal},
     intake::{Heard, Said, What, poll_frame},
     line::{Line, MAX_ANSWERS},
-    model::{self, AgentId, Key, Liveness, Phase, Step},
+    model::{self, AgentId, Key, Liveness, Phase, Step, Wanted},
     store::{self, Introduction, OpeningRow},
     wire,
 };
@@ -341,16 +341,26 @@ async fn take_sessions(
                 store::save_sessions(&mut tx, &fleet.replica, &hashes).await?.into_iter().collect();
             introduce(fleet, &mut tx, admitted).await?;
             let agents: Vec<_> = admitted.iter().map(|(_, o, _)| o.agent.clone()).collect();
-            let mut wanted: BTreeMap<AgentId, Vec<Envelope>> = BTreeMap::new();
-            for envelope in desired::assignments(&mut tx, &agents).await? {
-                wanted.entry(envelope.agent.clone()).or_default().push(envelope);
+            let mut wanted: HashMap<AgentId, Vec<Wanted>> = HashMap::new();
+            for (agent, one) in desired::wanted(&mut tx, &agents).await? {
+                wanted.entry(agent).or_default().push(one);
             }
-            let mut taken = HashMap::new();
+            let (mut taken, mut lacking) = (HashMap::new(), BTreeMap::new());
             for (_, opening, row) in admitted {
                 let epoch = epochs.get(&opening.agent.0).copied().unwrap_or_default();
-                let envelopes = wanted.remove(&opening.agent).unwrap_or_default();
-                let send = compare(&mut tx, opening, row, envelopes, database_epoch, epoch).await?;
-                taken.insert(opening.agent.clone(), Taken { epoch, send });
+                let wanted = wanted.remove(&opening.agent).unwrap_or_default();
+                let keys = compare(&mut tx, opening, row, wanted, database_epoch, epoch).await?;
+                if !keys.is_empty() {
+                    lacking.insert(opening.agent.clone(), keys);
+                }
+                taken.insert(opening.agent.clone(), Taken { epoch, send: Vec::new() });
+            }
+            let agents: Vec<_> = lacking.keys().cloned().collect();
+            for envelope in desired::assignments(&mut tx, &agents).await? {
+                let is_lacking = lacking.get(&envelope.agent).is_some_and(|keys| keys.contains(&envelope.wanted.key));
+                if let Some(taken) = taken.get_mut(&envelope.agent).filter(|_| is_lacking) {
+                    taken.send.push(envelope);
+                }
             }
             tx.done((database_epoch, taken))
         })
@@ -414,44 +424,41 @@ async fn introduce(fleet: &Fleet, tx: &mut Tx, admitted: &[(usize, &Opening, &Op
     Ok(())
 }
 
-/// Compares what is wanted with what the agent holds, settles what needs no sending, and gives what does.
+/// Compares what is wanted with what the agent holds, settles what needs no sending, and names what does.
 async fn compare(
     tx: &mut Tx,
     opening: &Opening,
     row: &OpeningRow,
-    wanted: Vec<Envelope>,
+    wanted: Vec<Wanted>,
     database_epoch: i64,
     epoch: i64,
-) -> Result<Vec<Envelope>> {
+) -> Result<BTreeSet<Key>> {
     let same_ledger = row.ledger_id == opening.line.ledger;
     let ledger = wire::ledger_view(&opening.hello, same_ledger, &opening.line.capability_digest);
     let held = wire::held(&opening.hello);
-    let known: BTreeSet<_> = wanted.iter().map(|e| e.wanted.key.clone()).collect();
+    let known: BTreeSet<_> = wanted.iter().map(|one| &one.key).collect();
     for adopted in model::adopted(&known, &held, database_epoch) {
         desired::adopt(tx, &opening.agent, adopted).await?;
     }
-    let (mut send, mut once, mut accepted) = (Vec::new(), Vec::new(), Vec::new());
-    for envelope in wanted {
-        let (agent, key) = (&opening.agent, &envelope.wanted.key);
-        match model::step(&envelope.wanted, &ledger, database_epoch) {
+    let (mut send, mut once, mut accepted) = (BTreeSet::new(), Vec::new(), Vec::new());
+    for one in wanted {
+        let (agent, key) = (&opening.agent, &one.key);
+        match model::step(&one, &ledger, database_epoch) {
             Step::Agree => {}
-            Step::NoteAccepted => accepted.push((agent.clone(), key.clone(), envelope.wanted.generation)),
-            Step::Forget => desired::forget_withdrawn(tx, agent, key, envelope.wanted.generation).await?,
+            Step::NoteAccepted => accepted.push((agent.clone(), key.clone(), one.generation)),
+            Step::Forget => desired::forget_withdrawn(tx, agent, key, one.generation).await?,
             Step::Cancel => {
                 desired::settle(tx, agent, key, Phase::Cancelled, false, "cancelled before it was taken up").await?
             }
             Step::Interrupt => {
                 desired::settle(tx, agent, key, Phase::Interrupted, true, "the agent's ledger was lost").await?;
             }
-            Step::Send if envelope.is_new_once() => once.push(envelope),
-            Step::Send => send.push(envelope),
+            Step::Send if one.is_new_once() => once.push((agent.clone(), one.key, opening.line.ledger.clone(), epoch)),
+            Step::Send => drop(send.insert(one.key)),
         }
     }
     desired::accept(tx, &accepted).await?;
-    let offers: Vec<_> =
-        once.iter().map(|e| (e.agent.clone(), e.wanted.key.clone(), opening.line.ledger.clone(), epoch)).collect();
-    let offered: HashSet<_> = desired::offer(tx, &offers).await?.into_iter().collect();
-    send.extend(once.into_iter().filter(|e| offered.contains(&(e.agent.clone(), e.wanted.key.clone()))));
+    send.extend(desired::offer(tx, &once).await?.into_iter().map(|(_, key)| key));
     Ok(send)
 }
 

@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 
 use super::{
     logs,
-    model::{AgentId, Key, Mode, Phase, State, Wanted},
+    model::{AgentId, Key, Mode, Phase, Wanted},
 };
 use crate::{
     certificate::Certificates,
@@ -28,7 +28,7 @@ use crate::{
     },
 };
 pub use read::{assignments, assignments_of_kind, reports, reports_of};
-pub(super) use read::{changed_since, of_generation, unsent};
+pub(super) use read::{changed_since, of_generation, unsent, wanted};
 pub(super) use taken::{NewReport, Refused, accept, adopt, forget_withdrawn, offer, refuse, save_reports};
 
 const PURPOSE: &str = "document";
@@ -348,24 +348,6 @@ pub async fn raise_epoch(tx: &mut Tx) -> Result<i64> {
 /// Which loops are woken by news of a kind: those of its domain.
 pub fn topic(kind: &str) -> &str {
     kind.split('.').next().unwrap_or_default()
-}
-
-// === impl Envelope ===
-
-impl Envelope {
-    /// Once work that must be offered, in a transaction of its own, before it is sent.
-    pub fn is_new_once(&self) -> bool {
-        self.wanted.mode == Mode::Once && matches!(self.wanted.state, State::Queued | State::Offered)
-    }
-
-    /// Whether the agent lacks it: not accepted yet, or withdrawn while it was at work.
-    pub fn is_to_be_sent(&self) -> bool {
-        match self.wanted.state {
-            State::Queued | State::Offered => true,
-            State::Accepted | State::Running => self.wanted.mode == Mode::Once && self.wanted.digest.is_empty(),
-            State::Finished => false,
-        }
-    }
 }
 
 // === impl OnInterrupt ===

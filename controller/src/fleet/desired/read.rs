@@ -15,21 +15,27 @@ use crate::{
 };
 
 #[derive(FromRow)]
-struct EnvelopeRow {
+struct WantedRow {
     agent_id: String,
     kind: String,
     id: String,
     generation: i64,
     epoch: i64,
     mode: String,
-    doc_version: i64,
     digest: String,
-    on_interrupt: String,
-    on_revoke: String,
-    start_by: i64,
     state: String,
     refused_generation: i64,
     refused_digest: String,
+}
+
+#[derive(FromRow)]
+struct EnvelopeRow {
+    #[sqlx(flatten)]
+    wanted: WantedRow,
+    doc_version: i64,
+    on_interrupt: String,
+    on_revoke: String,
+    start_by: i64,
     refused_reason: String,
     refused_message: String,
 }
@@ -50,8 +56,9 @@ struct ReportRow {
     attempt: i64,
 }
 
-const ENVELOPE: &str = "agent_id, kind, id, generation, epoch, mode, doc_version, digest, on_interrupt, on_revoke, \
-                        start_by, state, refused_generation, refused_digest, refused_reason, refused_message";
+const WANTED: &str = "agent_id, kind, id, generation, epoch, mode, digest, state, refused_generation, refused_digest";
+const ENVELOPE: &str = "agent_id, kind, id, generation, epoch, mode, digest, state, refused_generation, refused_digest, \
+                        doc_version, on_interrupt, on_revoke, start_by, refused_reason, refused_message";
 const REPORT: &str = "agent_id, kind, id, generation, phase, conditions, result, at, received_at, outcome, may_have_run, \
                       attempt";
 
@@ -75,6 +82,22 @@ pub async fn reports_of(conn: &mut Conn, agent: &AgentId) -> Result<Vec<Report>>
     let text = format!("select {REPORT} from fleet_report where agent_id = $1 order by kind, id");
     let rows = sqlx::query_as::<_, ReportRow>(sqlx::AssertSqlSafe(text)).bind(agent.0.clone()).fetch_all(conn).await?;
     rows.into_iter().map(Report::try_from).collect()
+}
+
+/// What [`assignments`] gives, without what matters only when it is sent.
+pub async fn wanted(conn: &mut Conn, agents: &[AgentId]) -> Result<Vec<(AgentId, Wanted)>> {
+    let mut found = Vec::new();
+    for piece in agents.chunks(ROWS) {
+        let text = format!("select {WANTED} from fleet_assignment where agent_id in ({})", list(piece.len(), 0));
+        let mut select = sqlx::query_as::<_, WantedRow>(sqlx::AssertSqlSafe(text));
+        for agent in piece {
+            select = select.bind(agent.0.clone());
+        }
+        for row in select.fetch_all(&mut *conn).await? {
+            found.push(row.try_into()?);
+        }
+    }
+    Ok(found)
 }
 
 /// Everything agents are to act on or are acting on.
@@ -135,22 +158,32 @@ fn envelopes(rows: Vec<EnvelopeRow>) -> Result<Vec<Envelope>> {
     rows.into_iter().map(Envelope::try_from).collect()
 }
 
+impl TryFrom<WantedRow> for (AgentId, Wanted) {
+    type Error = Error;
+
+    fn try_from(row: WantedRow) -> Result<Self> {
+        let wanted = Wanted {
+            key: Key { kind: row.kind, id: row.id },
+            epoch: row.epoch,
+            generation: row.generation,
+            mode: Mode::from_word(&row.mode).ok_or_else(|| unknown_word(&row.mode))?,
+            digest: row.digest,
+            state: State::from_word(&row.state).ok_or_else(|| unknown_word(&row.state))?,
+            refused: (row.refused_generation > 0).then_some((row.refused_generation, row.refused_digest)),
+        };
+        Ok((AgentId(row.agent_id), wanted))
+    }
+}
+
 impl TryFrom<EnvelopeRow> for Envelope {
     type Error = Error;
 
     fn try_from(row: EnvelopeRow) -> Result<Self> {
-        let refused = row.refused_generation > 0;
+        let (agent, wanted) = row.wanted.try_into()?;
+        let refused = wanted.refused.is_some();
         Ok(Self {
-            agent: AgentId(row.agent_id),
-            wanted: Wanted {
-                key: Key { kind: row.kind, id: row.id },
-                epoch: row.epoch,
-                generation: row.generation,
-                mode: Mode::from_word(&row.mode).ok_or_else(|| unknown_word(&row.mode))?,
-                digest: row.digest,
-                state: State::from_word(&row.state).ok_or_else(|| unknown_word(&row.state))?,
-                refused: refused.then_some((row.refused_generation, row.refused_digest)),
-            },
+            agent,
+            wanted,
             version: u32::try_from(row.doc_version).unwrap_or_default(),
             on_interrupt: if row.on_interrupt == "rerun" { OnInterrupt::Rerun } else { OnInterrupt::Report },
             on_revoke: if row.on_revoke == "stop" { OnRevoke::Stop } else { OnRevoke::Keep },

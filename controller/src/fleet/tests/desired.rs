@@ -221,7 +221,7 @@ async fn once_work_under_way_that_is_withdrawn_waits_for_its_agents_word() {
         let second = withdraw(&fleet, "a", "x").await;
         let it = fetch(&fleet, "a", "x").await.expect("is there");
         assert_eq!((it.wanted.generation, it.wanted.state), (second, State::Accepted));
-        assert!(it.wanted.digest.is_empty() && it.is_to_be_sent(), "the agent is to be told");
+        assert!(it.wanted.digest.is_empty() && it.wanted.is_to_be_sent(), "the agent is to be told");
         assert!(reported(&fleet, "x").await.is_none());
         let third = withdraw(&fleet, "a", "x").await;
         assert!(fetch(&fleet, "a", "x").await.expect("is there").wanted.generation < third, "twice is once");
@@ -575,7 +575,7 @@ async fn what_an_agent_holds_from_before_a_restore_is_adopted_and_left_as_it_is(
         restore(&fleet).await;
         let it = fetch(&fleet, "a", "x").await.expect("is there");
         assert_eq!((it.wanted.epoch, it.wanted.generation, it.wanted.state), (1, 77, State::Accepted));
-        assert!(!it.is_to_be_sent(), "home has no document to send");
+        assert!(!it.wanted.is_to_be_sent(), "home has no document to send");
         save(&fleet, &[report("x", 1, 77, Phase::Applied)]).await;
         assert!(reported(&fleet, "x").await.is_some());
     }

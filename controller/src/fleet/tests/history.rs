@@ -381,7 +381,8 @@ impl World {
         let (view, held) = self.agent.hello(self.home.ledger == self.agent.ledger);
         let home = &mut self.home;
         home.ledger = self.agent.ledger;
-        let known: BTreeSet<_> = home.rows.keys().cloned().collect();
+        let keys: Vec<_> = home.rows.keys().cloned().collect();
+        let known = keys.iter().collect();
         let mut link = Link::default();
         link.down.extend(home.acknowledged.get(&home.ledger).map(|upto| Down::Ack(*upto)));
         for it in adopted(&known, &held, home.epoch) {

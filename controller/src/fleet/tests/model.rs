@@ -121,7 +121,7 @@ fn only_what_is_unknown_and_from_an_older_epoch_is_adopted() {
         once: false,
     };
     let all = [held("known", 1), held("unknown", 1), held("current", 2)];
-    let known = BTreeSet::from([all[0].key.clone()]);
+    let known = BTreeSet::from([&all[0].key]);
     assert_eq!(adopted(&known, &all, 2), [&all[1]]);
 }
 
