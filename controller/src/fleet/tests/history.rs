@@ -392,7 +392,7 @@ impl World {
             home.rows.insert(it.key.clone(), Row { wanted, has_document: false });
         }
         for key in known {
-            let row = home.rows.get_mut(&key).expect("it was just read");
+            let row = home.rows.get_mut(key).expect("it was just read");
             let wanted = &mut row.wanted;
             match step(wanted, &view, home.epoch) {
                 Step::Agree => {}
@@ -406,7 +406,7 @@ impl World {
                 }
                 Step::Send => {}
                 Step::Forget => {
-                    home.rows.remove(&key);
+                    home.rows.remove(key);
                 }
             }
         }
