@@ -256,12 +256,12 @@ impl Pulse {
         if told.is_empty() && closed.is_empty() && !is_due {
             return Ok(0);
         }
-        let (told, closed) = (&told, &closed);
-        fleet
+        let (told, ended) = (&told, &closed);
+        let written = fleet
             .db
             .write(|mut tx| async move {
                 store::save_heartbeat(&mut tx, &fleet.replica, &fleet.url).await?;
-                store::close_sessions(&mut tx, closed).await?;
+                store::close_sessions(&mut tx, ended).await?;
                 store::save_liveness(&mut tx, told).await?;
                 let changes = told.iter().map(|(agent, liveness, _)| {
                     let kind = match liveness {
@@ -279,7 +279,12 @@ impl Pulse {
                 }
                 tx.done(())
             })
-            .await?;
+            .await;
+        if let Err(error) = written {
+            // An agent whose stream is not known to have ended is held off wherever else it goes.
+            fleet.note_closed(closed);
+            return Err(error);
+        }
         fleet.registry.written(told);
         self.beat = Some(Instant::now());
         Ok(told.len())

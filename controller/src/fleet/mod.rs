@@ -192,8 +192,12 @@ impl Fleet {
     /// Takes a line out of the registry; that its stream ended is written with the next pulse.
     fn part(&self, line: &Arc<Line>) {
         if self.registry.part(line, self.db.clock().now()) {
-            self.closed.lock().expect("no holder of this lock panics").push((line.agent.clone(), line.epoch()));
+            self.note_closed([(line.agent.clone(), line.epoch())]);
         }
+    }
+
+    fn note_closed(&self, streams: impl IntoIterator<Item = (AgentId, i64)>) {
+        self.closed.lock().expect("no holder of this lock panics").extend(streams);
     }
 
     fn take_closed(&self) -> Vec<(AgentId, i64)> {

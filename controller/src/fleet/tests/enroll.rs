@@ -458,3 +458,17 @@ async fn a_replica_that_starts_does_not_miss_agents_that_live_at_another() {
         assert_eq!(liveness(&first, &agent).await, "online");
     }
 }
+
+#[tokio::test]
+async fn that_a_stream_ended_is_not_forgotten_while_it_cannot_be_written() {
+    for url in engines() {
+        let fleet = home(&url).await;
+        let agent = settle_agent(&fleet, "a", Class::StagingHost, &[]).await;
+        let line = opens_at(&fleet, &agent).await;
+        pulse(&fleet).await;
+        fleet.part(&line);
+        fleet.db.close().await;
+        Pulse::new(fleet.clone()).reconcile().await.expect_err("the database is gone");
+        assert_eq!(fleet.take_closed(), [(agent, line.epoch())]);
+    }
+}
