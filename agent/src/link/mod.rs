@@ -157,7 +157,7 @@ impl Link {
         let opened = unless(stop, timeout(WELCOME_LIMIT, opening)).await?;
         let (mut inbound, first) = opened.map_err(|_| End::Lost("home did not answer Hello".into()))?.map_err(ended)?;
         match first.and_then(|f| f.frame) {
-            Some(Frame::Welcome(welcome)) => self.welcome(&welcome, is_candidate)?,
+            Some(Frame::Welcome(welcome)) => self.welcome(&welcome, is_candidate).await?,
             Some(Frame::Leave(leave)) => return Err(End::Left(leave)),
             _ => return Err(End::Lost("home answered Hello with something else than Welcome".into())),
         }
@@ -186,9 +186,12 @@ impl Link {
         }
     }
 
-    fn welcome(&mut self, welcome: &fleet::Welcome, is_candidate: bool) -> Result<(), End> {
+    async fn welcome(&mut self, welcome: &fleet::Welcome, is_candidate: bool) -> Result<(), End> {
         self.kernel.learn_time(welcome.server_time_ms);
-        let kept = self.kernel.ledger.keep_token(welcome.session_token.clone());
+        // Beside the runtime: a slow disk must not keep it from answering home's first pings.
+        let (kernel, token) = (self.kernel.clone(), welcome.session_token.clone());
+        let kept = tokio::task::spawn_blocking(move || kernel.ledger.keep_token(token)).await;
+        let kept = kept.unwrap_or_else(|e| Err(std::io::Error::other(e)));
         self.kernel.observe_write(&kept);
         kept.map_err(|e| End::Lost(format!("the session token cannot be kept: {e}")))?;
         if is_candidate {

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    platform::{db::ROWS, reconcile::Reconciler, wake::AGENTS},
+    platform::{reconcile::Reconciler, wake::AGENTS},
 };
 
 /// Rows read at once.
@@ -31,6 +31,9 @@ const LEVEL: Duration = Duration::from_secs(30);
 
 /// How long to wait for a stream that is joining.
 const JOINING_PAUSE: Duration = Duration::from_millis(50);
+
+/// Assignments whose documents are held at once while they are handed out.
+const DOCUMENTS: usize = 1000;
 
 /// Hands out what is committed.
 #[derive(Debug)]
@@ -129,7 +132,7 @@ impl Dispatch {
         }
         let offered = offer(fleet, &here, &lines).await?;
         here.retain(|e| !e.wanted.is_new_once() || offered.contains(&(e.agent.clone(), e.wanted.key.clone())));
-        for piece in here.chunks(10 * ROWS) {
+        for piece in here.chunks(DOCUMENTS) {
             let digests: BTreeSet<_> =
                 piece.iter().map(|e| e.wanted.digest.clone()).filter(|d| !d.is_empty()).collect();
             let digests: Vec<_> = digests.into_iter().collect();

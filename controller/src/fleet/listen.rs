@@ -86,7 +86,11 @@ pub fn accept(
         let mut bucket = Bucket { rate, tokens: f64::from(rate.burst), at: Instant::now() };
         loop {
             let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
-            sleep(bucket.take(Instant::now())).await;
+            // A sleep of no time lasts until the timer's next tick, a millisecond that a herd would wait one by one.
+            let pause = bucket.take(Instant::now());
+            if !pause.is_zero() {
+                sleep(pause).await;
+            }
             let (tcp, address) = tokio::select! {
                 accepted = listener.accept() => match accepted {
                     Ok(accepted) => accepted,

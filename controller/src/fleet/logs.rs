@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use super::model::{AgentId, Key};
 use crate::{
     error::{Error, Result},
-    platform::db::{Conn, ROWS, Tx, query, values},
+    platform::db::{Conn, Engine, ROWS, Tx, query},
     web::{Page, Paging, paging::cursor},
 };
 
@@ -67,7 +67,7 @@ pub fn beyond(stored: i64, offset: i64, length: i64) -> Option<(i64, i64, bool)>
 /// Notes that these agents may send output of this once work. That outlives the assignment: output comes after outcomes.
 pub async fn expect(conn: &mut Conn, agents: &[AgentId], key: &Key) -> Result<()> {
     for piece in agents.chunks(ROWS) {
-        let values = values(&["", "", ""], piece.len(), 0);
+        let values = Engine::of(conn).values(&["", "", ""], piece.len());
         let mut insert =
             query(format!("insert into fleet_output (agent_id, kind, id) values {values} on conflict do nothing"));
         for agent in piece {

@@ -46,7 +46,7 @@ use crate::{
     error::{Error, Result},
     platform::{
         batch::Batcher,
-        db::{Db, ROWS, clean},
+        db::{Db, clean},
         wake::Activator,
     },
 };
@@ -58,6 +58,9 @@ use session::{Opened, Opening};
 
 /// A replica whose heart has not beaten for this long is gone, milliseconds.
 pub const REPLICA_LIFE: i64 = 15_000;
+
+/// Streams opened in one transaction.
+const HERD: usize = 100;
 
 /// Answers questions of one kind. Given: who asks, about which assignment, version and body of the question.
 pub type AskHandler = Arc<dyn Fn(AgentId, Ask) -> Pin<Box<dyn Future<Output = Answer> + Send>> + Send + Sync>;
@@ -119,7 +122,7 @@ impl Fleet {
         let registry = Registry::new(db.wake().listen(&["pulse"]));
         Self {
             intake: intake::spawn(db.clone(), registry.clone()),
-            opener: Batcher::spawn(ROWS, session::open_all),
+            opener: Batcher::spawn(HERD, session::open_all),
             desired: desired::Desired::new(certificates.clone()),
             again: db.wake().listen(&["fleet"]),
             db,

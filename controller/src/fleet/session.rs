@@ -128,8 +128,8 @@ impl Home for HomeService {
         if let Some(fault) = wire::fault(&hello) {
             return Err(Status::invalid_argument(fault));
         }
-        let capabilities = hex(&sha256(wire::capabilities(&hello).to_string().as_bytes()));
-        let line = Arc::new(Line::new(agent.clone(), clean(&hello.ledger_id), capabilities, peer.kill));
+        let capability_digest = wire::capability_digest(&hello);
+        let line = Arc::new(Line::new(agent.clone(), clean(&hello.ledger_id), capability_digest, peer.kill));
         let held = Held { fleet: fleet.clone(), line: line.clone() };
         let opening = Opening { leaf, agent, hello: hello.into(), line: line.clone(), old_is_dead: false };
         let welcome = fleet.open(opening).await.inspect_err(|_| {
@@ -374,7 +374,7 @@ async fn take_sessions(
     let welcome = |(_, opening, row): &(usize, &Opening, &OpeningRow)| {
         let taken = taken.get(&opening.agent)?;
         opening.line.open(taken.epoch);
-        if row.acknowledged > 0 {
+        if row.acknowledged > wire::signed(opening.hello.acknowledged) {
             opening.line.ack(row.acknowledged.unsigned_abs());
         }
         for envelope in &taken.send {
@@ -434,12 +434,12 @@ async fn compare(
     epoch: i64,
 ) -> Result<BTreeSet<Key>> {
     let same_ledger = row.ledger_id == opening.line.ledger;
-    let ledger = wire::ledger_view(&opening.hello, same_ledger, &opening.line.capability_digest);
     let held = wire::held(&opening.hello);
     let known: BTreeSet<_> = wanted.iter().map(|one| &one.key).collect();
     for adopted in model::adopted(&known, &held, database_epoch) {
         desired::adopt(tx, &opening.agent, adopted).await?;
     }
+    let ledger = wire::ledger_view(&opening.hello, held, same_ledger, &opening.line.capability_digest);
     let (mut send, mut once, mut accepted) = (BTreeSet::new(), Vec::new(), Vec::new());
     for one in wanted {
         let (agent, key) = (&opening.agent, &one.key);

@@ -5,7 +5,7 @@ use sqlx::{FromRow, Row};
 use super::model::{AgentId, InvitationId, Labels, Liveness};
 use crate::{
     error::{Error, Result},
-    platform::db::{Conn, Engine, ROWS, Tx, list, query, values},
+    platform::db::{Conn, Engine, ROWS, Tx, list, query},
 };
 
 /// An invitation as stored. The token's secret is not.
@@ -317,7 +317,7 @@ pub async fn save_liveness(conn: &mut Conn, changes: &[(AgentId, Liveness, i64)]
         let text = format!(
             "update fleet_agent set liveness = v.column2, liveness_at = v.column3 from (values {}) v \
              where fleet_agent.id = v.column1",
-            values(&["", "", "bigint"], piece.len(), 0)
+            Engine::of(conn).values(&["", "", "bigint"], piece.len())
         );
         let mut update = query(text);
         for (id, liveness, at) in piece {
@@ -340,7 +340,7 @@ pub async fn openings(conn: &mut Conn, callers: &[(String, String, String)]) -> 
          from (values {}) v join fleet_agent a on a.id = v.column1 left join fleet_session s on s.agent_id = a.id \
          left join certificate_leaf l on l.serial = v.column2 \
          left join fleet_ledger g on g.agent_id = v.column1 and g.ledger_id = v.column3",
-        values(&["", "", ""], callers.len(), 0)
+        Engine::of(conn).values(&["", "", ""], callers.len())
     );
     let mut select = sqlx::query_as(sqlx::AssertSqlSafe(text));
     for (id, serial, ledger) in callers {
@@ -356,7 +356,7 @@ pub async fn save_sessions(tx: &mut Tx, replica: &str, opened: &[(AgentId, Strin
         "insert into fleet_session (agent_id, replica_id, epoch, token_hash, opened_at) values {} \
          on conflict (agent_id) do update set replica_id = excluded.replica_id, epoch = fleet_session.epoch + 1, \
          token_hash = excluded.token_hash, opened_at = excluded.opened_at returning agent_id, epoch",
-        values(&["", "", "bigint", "", "bigint"], opened.len(), 0)
+        tx.engine().values(&["", "", "bigint", "", "bigint"], opened.len())
     );
     let mut insert = sqlx::query_as(sqlx::AssertSqlSafe(text));
     for (agent, token_hash) in opened {
@@ -370,7 +370,7 @@ pub async fn close_sessions(conn: &mut Conn, closed: &[(AgentId, i64)]) -> Resul
     for piece in closed.chunks(ROWS) {
         let text = format!(
             "update fleet_session set replica_id = '' where (agent_id, epoch) in ({})",
-            values(&["", "bigint"], piece.len(), 0)
+            Engine::of(conn).values(&["", "bigint"], piece.len())
         );
         let mut update = query(text);
         for (agent, epoch) in piece {
@@ -387,7 +387,7 @@ pub async fn live_sessions(conn: &mut Conn, engine: Engine, pairs: &[(AgentId, i
     for piece in pairs.chunks(ROWS) {
         let text = format!(
             "select agent_id, epoch from fleet_session where agent_id in ({}){}",
-            list(piece.len(), 0),
+            engine.each(piece.len()),
             engine.for_share()
         );
         let mut select = sqlx::query_as::<_, (String, i64)>(sqlx::AssertSqlSafe(text));
@@ -434,7 +434,7 @@ pub async fn save_acknowledged(conn: &mut Conn, rows: &[(AgentId, String, i64)])
         let text = format!(
             "insert into fleet_ledger (agent_id, ledger_id, acknowledged) values {} on conflict (agent_id, ledger_id) \
              do update set acknowledged = excluded.acknowledged where fleet_ledger.acknowledged < excluded.acknowledged",
-            values(&["", "", "bigint"], piece.len(), 0)
+            Engine::of(conn).values(&["", "", "bigint"], piece.len())
         );
         let mut insert = query(text);
         for (agent, ledger, upto) in piece {

@@ -1,7 +1,7 @@
 //! The fleet's model to and from the wire.
 
 use bytes::Bytes;
-use muster_pki::{hex, unhex};
+use muster_pki::{hex, sha256, unhex};
 use muster_proto::MAX_HELD;
 use muster_proto::fleet as proto;
 use prost::Message;
@@ -64,11 +64,11 @@ pub fn fault(hello: &proto::Hello) -> Option<&'static str> {
     }
 }
 
-/// What a Hello says of the ledger. Home's rows decide whether it is the ledger they know.
-pub fn ledger_view(hello: &proto::Hello, same_ledger: bool, capability_digest: &str) -> LedgerView {
+/// What a Hello says of the ledger, which holds `held`. Home's rows decide whether it is the ledger they know.
+pub fn ledger_view(hello: &proto::Hello, held: Vec<Held>, same_ledger: bool, capability_digest: &str) -> LedgerView {
     LedgerView {
         same_ledger,
-        held: held(hello).into_iter().map(|h| (h.key, (h.epoch, h.generation, h.digest))).collect(),
+        held: held.into_iter().map(|h| (h.key, (h.epoch, h.generation, h.digest))).collect(),
         done: hello.done.iter().map(|d| Key { kind: d.kind.clone(), id: d.id.clone() }).collect(),
         capability_digest: capability_digest.into(),
     }
@@ -148,17 +148,28 @@ pub fn refused(agent: &AgentId, refuse: &proto::Refuse) -> Refused {
     }
 }
 
-/// What an agent can do, as kept: a JSON list in the order of kinds, so that equal capabilities have equal digests.
+/// What an agent can do, as kept: a JSON list in the order of kinds.
 pub fn capabilities(hello: &proto::Hello) -> serde_json::Value {
-    let mut sorted: Vec<_> = hello.capabilities.iter().collect();
-    sorted.sort_by(|a, b| a.kind.cmp(&b.kind));
     let one = |c: &proto::Capability| {
         serde_json::json!({
             "kind": clean(&c.kind), "oldest_version": c.oldest_version, "newest_version": c.newest_version,
             "offers": c.offers.iter().map(|o| clean(o)).collect::<Vec<_>>(),
         })
     };
-    sorted.into_iter().map(one).collect()
+    sorted_capabilities(hello).into_iter().map(one).collect()
+}
+
+/// SHA-256 of what an agent can do, hexadecimal: equal for equal capabilities in any order of kinds.
+pub fn capability_digest(hello: &proto::Hello) -> String {
+    let encoded: Vec<u8> =
+        sorted_capabilities(hello).into_iter().flat_map(Message::encode_length_delimited_to_vec).collect();
+    hex(&sha256(&encoded))
+}
+
+fn sorted_capabilities(hello: &proto::Hello) -> Vec<&proto::Capability> {
+    let mut sorted: Vec<_> = hello.capabilities.iter().collect();
+    sorted.sort_by(|a, b| a.kind.cmp(&b.kind));
+    sorted
 }
 
 /// What a host is, as kept.

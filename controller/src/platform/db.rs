@@ -42,7 +42,7 @@ const BUSY_MS: u64 = 10_000;
 const MAX_RERUNS: u32 = 20;
 
 /// Rows of one multi-row statement: more gains nothing and meets SQLite's limit of parameters sooner.
-pub const ROWS: usize = 100;
+pub const ROWS: usize = 50;
 
 /// Which engine is behind the URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,18 +96,27 @@ impl Db {
         let full = if engine == Engine::Sqlite { sqlite_url(url) } else { url.to_owned() };
         let options = AnyConnectOptions::from_str(&full).map_err(|e| Error::invalid("database", e.to_string()))?;
         let pool = |size| {
-            PoolOptions::<Any>::new()
+            let options = PoolOptions::<Any>::new()
                 .max_connections(size)
                 .acquire_timeout(Duration::from_secs(30))
-                // A server may have gone since; a file has not, and asking costs as much as the statement.
-                .test_before_acquire(engine == Engine::Postgres)
-                .after_connect(move |conn, _| Box::pin(prepare(conn, engine)))
+                .after_connect(move |conn, _| Box::pin(prepare(conn, engine)));
+            match engine {
+                Engine::Postgres => options,
+                // A server may go away and come back; a file does not. So connections are not tested, all are opened at
+                // the start, and none is closed while it rests: each costs milliseconds to open.
+                Engine::Sqlite => {
+                    options.min_connections(size).test_before_acquire(false).idle_timeout(None).max_lifetime(None)
+                }
+            }
         };
         let write = pool(if engine == Engine::Sqlite { 1 } else { READERS })
             .connect_with(options.clone())
             .await
             .map_err(|e| Error::internal(anyhow::Error::from(e).context("cannot open the database")))?;
-        let read = if engine == Engine::Sqlite { pool(READERS).connect_lazy_with(options) } else { write.clone() };
+        let read = match engine {
+            Engine::Sqlite => pool(READERS).connect_with(options).await?,
+            Engine::Postgres => write.clone(),
+        };
         Ok(Self { engine, url: url.into(), read, write, wake, clock })
     }
 
@@ -251,6 +260,45 @@ impl ops::DerefMut for Tx {
 // === the differences between the engines ===
 
 impl Engine {
+    /// Which engine a connection leads to.
+    pub fn of(conn: &Conn) -> Self {
+        if conn.backend_name() == "SQLite" { Self::Sqlite } else { Self::Postgres }
+    }
+
+    /// The parameter `number` of a statement whose parameters all stand once and in order. Without a name where that can
+    /// be: for SQLite each name is looked up among all of the statement's, which a hundred rows make costly.
+    fn parameter(self, number: usize) -> String {
+        match self {
+            Self::Sqlite => "?".to_owned(),
+            Self::Postgres => format!("${number}"),
+        }
+    }
+
+    /// `($1, cast($2 as bigint)), ($3, …)`: the values of a multi-row statement that has no other parameters. `types` names
+    /// each column's type, empty for text.
+    pub fn values(self, types: &[&str], rows: usize) -> String {
+        let mut out = String::with_capacity(rows * types.len() * 12);
+        for row in 0..rows {
+            out.push_str(if row == 0 { "(" } else { ", (" });
+            for (column, ty) in types.iter().enumerate() {
+                let parameter = self.parameter(row * types.len() + column + 1);
+                let comma = if column == 0 { "" } else { ", " };
+                // Writing to a string cannot fail.
+                let _ = match *ty {
+                    "" => write!(out, "{comma}{parameter}"),
+                    ty => write!(out, "{comma}cast({parameter} as {ty})"),
+                };
+            }
+            out.push(')');
+        }
+        out
+    }
+
+    /// `$1, $2, …`: the right side of an `in`, in a statement that has no other parameters.
+    pub fn each(self, count: usize) -> String {
+        (1..=count).map(|n| self.parameter(n)).collect::<Vec<_>>().join(", ")
+    }
+
     /// Behind a `select`: keeps the rows as they are until the transaction ends. SQLite has one writer anyway.
     pub fn for_share(self) -> &'static str {
         match self {
@@ -273,27 +321,7 @@ pub fn query<'q>(text: String) -> Query<'q, Any, Arguments> {
     sqlx::query(AssertSqlSafe(text))
 }
 
-/// `($1, cast($2 as bigint)), ($3, …)`: the values of a multi-row statement. `types` names each column's type, empty for
-/// text; numbering begins after `offset`.
-pub fn values(types: &[&str], rows: usize, offset: usize) -> String {
-    let mut out = String::with_capacity(rows * types.len() * 12);
-    for row in 0..rows {
-        out.push_str(if row == 0 { "(" } else { ", (" });
-        for (column, ty) in types.iter().enumerate() {
-            let number = offset + row * types.len() + column + 1;
-            let comma = if column == 0 { "" } else { ", " };
-            // Writing to a string cannot fail.
-            let _ = match *ty {
-                "" => write!(out, "{comma}${number}"),
-                ty => write!(out, "{comma}cast(${number} as {ty})"),
-            };
-        }
-        out.push(')');
-    }
-    out
-}
-
-/// `$1, $2, …`: the right side of an `in`.
+/// `$3, $4, …`: the right side of an `in` after `offset` other parameters.
 pub fn list(count: usize, offset: usize) -> String {
     (1..=count).map(|i| format!("${}", offset + i)).collect::<Vec<_>>().join(", ")
 }

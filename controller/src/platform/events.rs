@@ -9,7 +9,7 @@ use serde_json::Value;
 use sqlx::{FromRow, Row};
 use utoipa::ToSchema;
 
-use super::db::{Conn, Db, ROWS, Tx, query, values};
+use super::db::{Conn, Db, ROWS, Tx, query};
 use crate::error::{Error, Result};
 
 /// Ranges are sealed in pieces of at most this many events.
@@ -200,7 +200,7 @@ impl Tx {
             let types = ["bigint", "bigint", "", "", "", "", "", ""];
             let text = format!(
                 "insert into event (seq, at, actor, source, kind, subject, before_json, after_json) values {}",
-                values(&types, piece.len(), 0)
+                self.engine().values(&types, piece.len())
             );
             let mut insert = query(text);
             for change in piece {

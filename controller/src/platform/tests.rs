@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::{
     clock::Clock,
-    db::{self, Db, Engine},
+    db::{Db, Engine},
     events::{self, Actor, Filter},
     id,
     jobs::{self, NewJob, Next},
@@ -24,7 +24,9 @@ fn ids_sort_by_the_time_they_were_made() {
 
 #[test]
 fn values_are_numbered_through_and_cast() {
-    assert_eq!(db::values(&["", "bigint"], 2, 1), "($2, cast($3 as bigint)), ($4, cast($5 as bigint))");
+    let values = |engine: Engine| engine.values(&["", "bigint"], 2);
+    assert_eq!(values(Engine::Postgres), "($1, cast($2 as bigint)), ($3, cast($4 as bigint))");
+    assert_eq!(values(Engine::Sqlite), "(?, cast(? as bigint)), (?, cast(? as bigint))");
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use sqlx::FromRow;
 use super::model::{OperationId, ProjectSpec, StagingId};
 use crate::{
     error::{Error, Result},
-    platform::db::{Conn, ROWS, list},
+    platform::db::{Conn, Engine, ROWS},
 };
 
 /// A project as stored.
@@ -339,7 +339,7 @@ pub async fn fetch_operation(conn: &mut Conn, id: &OperationId) -> Result<Option
 }
 
 pub async fn operations_by_id(conn: &mut Conn, ids: &[String]) -> Result<Vec<OperationRow>> {
-    let text = format!("select {OPERATION} from staging_operation where id in ({})", list(ids.len(), 0));
+    let text = format!("select {OPERATION} from staging_operation where id in ({})", Engine::of(conn).each(ids.len()));
     let mut select = sqlx::query_as(sqlx::AssertSqlSafe(text));
     for id in ids {
         select = select.bind(id.clone());

@@ -23,7 +23,7 @@ use crate::{
     error::{Error, Result},
     platform::{
         crash::CrashPoint,
-        db::{Conn, ROWS, Tx, list, query, values},
+        db::{Conn, Engine, ROWS, Tx, query},
         setting,
     },
 };
@@ -187,7 +187,7 @@ impl Desired {
                 "insert into fleet_assignment (agent_id, kind, id, generation, epoch, mode, doc_version, digest, \
                  on_interrupt, on_revoke, start_by, state, offered_ledger, offered_epoch, refused_generation, \
                  refused_digest, refused_reason, refused_message) values {} on conflict (agent_id, kind, id) {change}",
-                values(&types, piece.len(), 0)
+                tx.engine().values(&types, piece.len())
             );
             let mut insert = query(text);
             for agent in piece {
@@ -250,7 +250,10 @@ impl Desired {
     pub async fn documents(&self, conn: &mut Conn, digests: &[String]) -> Result<BTreeMap<String, Bytes>> {
         let mut found = BTreeMap::new();
         for piece in digests.chunks(ROWS) {
-            let text = format!("select digest, sealed from fleet_document where digest in ({})", list(piece.len(), 0));
+            let text = format!(
+                "select digest, sealed from fleet_document where digest in ({})",
+                Engine::of(conn).each(piece.len())
+            );
             let mut select = sqlx::query_as::<_, (String, Vec<u8>)>(sqlx::AssertSqlSafe(text));
             for digest in piece {
                 select = select.bind(digest.clone());

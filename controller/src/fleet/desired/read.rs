@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    platform::db::{Conn, ROWS, list},
+    platform::db::{Conn, Engine, ROWS, list},
 };
 
 #[derive(FromRow)]
@@ -88,7 +88,8 @@ pub async fn reports_of(conn: &mut Conn, agent: &AgentId) -> Result<Vec<Report>>
 pub async fn wanted(conn: &mut Conn, agents: &[AgentId]) -> Result<Vec<(AgentId, Wanted)>> {
     let mut found = Vec::new();
     for piece in agents.chunks(ROWS) {
-        let text = format!("select {WANTED} from fleet_assignment where agent_id in ({})", list(piece.len(), 0));
+        let text =
+            format!("select {WANTED} from fleet_assignment where agent_id in ({})", Engine::of(conn).each(piece.len()));
         let mut select = sqlx::query_as::<_, WantedRow>(sqlx::AssertSqlSafe(text));
         for agent in piece {
             select = select.bind(agent.0.clone());
@@ -106,7 +107,7 @@ pub async fn assignments(conn: &mut Conn, agents: &[AgentId]) -> Result<Vec<Enve
     for piece in agents.chunks(ROWS) {
         let text = format!(
             "select {ENVELOPE} from fleet_assignment where agent_id in ({}) order by agent_id, kind, id",
-            list(piece.len(), 0)
+            Engine::of(conn).each(piece.len())
         );
         let mut select = sqlx::query_as::<_, EnvelopeRow>(sqlx::AssertSqlSafe(text));
         for agent in piece {

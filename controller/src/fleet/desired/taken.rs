@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Result},
     platform::{
         crash::CrashPoint,
-        db::{Conn, Engine, ROWS, Tx, query, values},
+        db::{Conn, Engine, ROWS, Tx, query},
         events::Actor,
     },
 };
@@ -29,7 +29,7 @@ pub async fn offer(tx: &mut Tx, work: &[(AgentId, Key, String, i64)]) -> Result<
              and fleet_assignment.id = v.column3 and mode = 'once' and state in ('queued', 'offered') \
              and exists (select 1 from fleet_session s where s.agent_id = v.column1 and s.epoch = v.column5) \
              returning fleet_assignment.agent_id, fleet_assignment.kind, fleet_assignment.id",
-            values(&["", "", "", "", "bigint"], piece.len(), 0)
+            tx.engine().values(&["", "", "", "", "bigint"], piece.len())
         );
         let mut update = sqlx::query_as::<_, (String, String, String)>(sqlx::AssertSqlSafe(text));
         for (agent, key, ledger, epoch) in piece {
@@ -54,7 +54,7 @@ pub async fn accept(conn: &mut Conn, accepts: &[(AgentId, Key, i64)]) -> Result<
             "update fleet_assignment set state = 'accepted' from (values {}) v \
              where fleet_assignment.agent_id = v.column1 and fleet_assignment.kind = v.column2 \
              and fleet_assignment.id = v.column3 and generation = v.column4 and state in ('queued', 'offered')",
-            values(&["", "", "", "bigint"], piece.len(), 0)
+            Engine::of(conn).values(&["", "", "", "bigint"], piece.len())
         );
         let mut update = query(text);
         for (agent, key, generation) in piece {
@@ -140,7 +140,7 @@ pub async fn save_reports(tx: &mut Tx, reports: &[NewReport]) -> Result<()> {
              where a.agent_id = excluded.agent_id and a.kind = excluded.kind and a.id = excluded.id \
              and a.mode = 'standing')) \
              and (fleet_report.ledger_id <> excluded.ledger_id or fleet_report.seq < excluded.seq)",
-            values(&types, piece.len(), 0)
+            tx.engine().values(&types, piece.len())
         );
         let mut insert = query(text);
         for new in piece {
@@ -218,7 +218,7 @@ async fn move_on(conn: &mut Conn, rows: &[(AgentId, Key, i64)], to: &'static str
     for piece in rows.chunks(ROWS) {
         let text = format!(
             "update fleet_assignment set state = '{to}' where (agent_id, kind, id) in ({}) and {only}",
-            values(&["", "", ""], piece.len(), 0)
+            Engine::of(conn).values(&["", "", ""], piece.len())
         );
         let mut update = query(text);
         for (agent, key, _) in piece {
