@@ -19,6 +19,12 @@ pub mod fleet {
     tonic::include_proto!("muster.fleet.v1");
 }
 
+/// `muster.network.v1`: documents, results and questions of the network domain.
+#[expect(missing_docs, clippy::all, reason = "generated; the .proto file holds the descriptions")]
+pub mod network {
+    tonic::include_proto!("muster.network.v1");
+}
+
 /// `muster.staging.v1`: documents and results of the staging domain.
 #[expect(missing_docs, clippy::all, reason = "generated; the .proto file holds the descriptions")]
 pub mod staging {
@@ -57,6 +63,9 @@ pub const PING_WAIT_SECS: u64 = 15;
 
 /// Kind of the document that tells every agent about its home.
 pub const KIND_SETTINGS: &str = "fleet.settings";
+
+/// Kind of the standing document of one site of a network: its router and what it connects.
+pub const KIND_NETWORK_SITE: &str = "network.site";
 
 /// Kind of the once work that runs one wrapper.
 pub const KIND_STAGING_OPERATION: &str = "staging.operation";
