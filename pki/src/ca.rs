@@ -52,6 +52,15 @@ pub enum Profile {
         /// Life from now, milliseconds.
         life: i64,
     },
+    /// A router: client of some and server to others.
+    Router {
+        /// Who it is to those that admit by name.
+        common_name: String,
+        /// What others dial, in text. All become DNS names: routers look at no other kind.
+        names: Vec<String>,
+        /// Life from now, milliseconds.
+        life: i64,
+    },
 }
 
 /// A leaf as issued.
@@ -161,7 +170,7 @@ fn authority_params(name: &str, path_length: Option<u8>, life: i64, now: i64) ->
 fn leaf_params(profile: &Profile, now: i64) -> Result<CertificateParams, Error> {
     let (backdate, life) = match profile {
         Profile::Agent { life, .. } => (BACKDATE_AGENT, *life),
-        Profile::Listener { life, .. } => (BACKDATE_HOME, *life),
+        Profile::Listener { life, .. } | Profile::Router { life, .. } => (BACKDATE_HOME, *life),
     };
     let mut params = blank_params(now - backdate, now + life)?;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -174,6 +183,12 @@ fn leaf_params(profile: &Profile, now: i64) -> Result<CertificateParams, Error> 
         Profile::Listener { names, .. } => {
             params.subject_alt_names = names.iter().map(|n| listener_name(n)).collect::<Result<_, _>>()?;
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        }
+        Profile::Router { common_name, names, .. } => {
+            params.distinguished_name.push(DnType::CommonName, common_name);
+            let dns = |name: &String| Ok(SanType::DnsName(name.as_str().try_into()?));
+            params.subject_alt_names = names.iter().map(dns).collect::<Result<_, Error>>()?;
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         }
     }
     Ok(params)

@@ -41,6 +41,21 @@ fn a_leaf_names_the_key_of_its_issuer() {
 }
 
 #[test]
+fn a_router_is_named_by_dns_names_alone_and_serves_and_calls() {
+    let request = Key::generate().unwrap().request().unwrap();
+    let names = vec!["edge.example.org".to_owned(), "127.0.0.2".to_owned()];
+    let profile = Profile::Router { common_name: "m1".into(), names, life: DAY };
+    let issued = house().sign(&request, &profile, NOW).expect("a certificate");
+    let (_, parsed) = x509_parser::parse_x509_certificate(&issued.der).expect("it parses");
+    let sans = parsed.subject_alternative_name().expect("well formed").expect("there").value.general_names.clone();
+    let sans: Vec<_> = sans.iter().map(ToString::to_string).collect();
+    assert_eq!(sans, ["DNSName(edge.example.org)", "DNSName(127.0.0.2)"]);
+    assert_eq!(parsed.subject().iter_common_name().next().and_then(|cn| cn.as_str().ok()), Some("m1"));
+    let usage = parsed.extended_key_usage().expect("well formed").expect("there").value;
+    assert!(usage.server_auth && usage.client_auth);
+}
+
+#[test]
 fn a_request_that_is_none_is_refused() {
     assert!(house().sign(b"nonsense", &agent("a"), NOW).is_err());
     let mut request = Key::generate().unwrap().request().unwrap();

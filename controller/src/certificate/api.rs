@@ -26,6 +26,11 @@ use crate::{
 pub struct AuthorityInfo {
     /// Id.
     pub id: String,
+    /// What it serves: `house`, `backbone/<id>` or `network/<id>`.
+    pub line: String,
+    /// Who signed it; none: itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent_id: Option<String>,
     /// `root` or `issuing`.
     pub role: String,
     /// `prepared`, `active`, `former` or `retired`.
@@ -117,10 +122,12 @@ pub fn routes(api: Api) -> Routes {
 /// Lists the authorities of the house
 #[utoipa::path(get, path = "/api/v1/pki/authorities", tag = "pki", responses((status = 200, body = Vec<AuthorityInfo>)))]
 async fn authorities(State(api): State<Api>) -> Result<Json<Vec<AuthorityInfo>>> {
-    let rows = store::authorities(&mut *api.db.read().await?).await?;
+    let rows = store::all_authorities(&mut *api.db.read().await?).await?;
     let info = |row: store::AuthorityRow| AuthorityInfo {
         fingerprint: muster_pki::hex(&muster_pki::sha256(&row.der)),
         id: row.id,
+        line: row.line,
+        parent_id: row.parent_id,
         role: row.role,
         stage: row.stage,
         since_at: row.since,

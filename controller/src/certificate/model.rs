@@ -8,6 +8,12 @@ pub const ROOT_LIFE: i64 = 3650 * DAY;
 /// Life of an issuing authority, milliseconds.
 pub const ISSUING_LIFE: i64 = 365 * DAY;
 
+/// Life of an authority of a backbone or an application network, milliseconds.
+pub const LINE_LIFE: i64 = 730 * DAY;
+
+/// Life of a router's leaf, milliseconds.
+pub const ROUTER_LIFE: i64 = 30 * DAY;
+
 /// Life of a listener's leaf, milliseconds.
 pub const LISTENER_LIFE: i64 = 90 * DAY;
 

@@ -25,7 +25,10 @@ use crate::{
     },
 };
 
-const PURPOSE_AUTHORITY: &str = "authority key";
+/// The line of authorities that agents and listeners are under.
+const HOUSE: &str = "house";
+
+pub(super) const PURPOSE_AUTHORITY: &str = "authority key";
 const PURPOSE_TICKET: &str = "ticket key";
 
 /// Who signs at this moment, and whom agents are to trust.
@@ -48,8 +51,8 @@ pub struct House {
 /// The door to certificates; clones share it.
 #[derive(Debug, Clone)]
 pub struct Certificates {
-    db: Db,
-    seal: Arc<SealKey>,
+    pub(super) db: Db,
+    pub(super) seal: Arc<SealKey>,
     trust_domain: Arc<str>,
     lives: Lives,
     house: Arc<RwLock<Arc<House>>>,
@@ -63,7 +66,7 @@ impl Certificates {
     pub async fn open(db: Db, seal: Arc<SealKey>, trust_domain: &str, lives: Lives) -> Result<Self> {
         // Two replicas may start on one empty database: the loser finds the rows of the other.
         if let Err(error) = found(&db, &seal, trust_domain).await
-            && store::authorities(&mut *db.read().await?).await?.is_empty()
+            && store::authorities(&mut *db.read().await?, HOUSE).await?.is_empty()
         {
             return Err(error);
         }
@@ -122,7 +125,7 @@ impl Certificates {
         let profile = Profile::Agent { trust_domain, agent_id: agent_id.into(), life: self.lives.agent };
         let house = self.house();
         let issued = house.authority.sign(request, &profile, tx.now())?;
-        self.keep(tx, &house, format!("agent/{agent_id}"), &issued).await?;
+        self.keep(tx, &house.authority_id, format!("agent/{agent_id}"), &issued).await?;
         // The root is not part of what an agent shows.
         let above = &house.authority.chain()[..house.authority.chain().len() - 1];
         Ok([vec![issued.der], above.to_vec()].concat())
@@ -140,7 +143,7 @@ impl Certificates {
                 let (house, request, profile) = (&house, &request, &profile);
                 async move {
                     let issued = house.authority.sign(request, profile, tx.now())?;
-                    self.keep(&mut tx, house, format!("listener/{replica}"), &issued).await?;
+                    self.keep(&mut tx, &house.authority_id, format!("listener/{replica}"), &issued).await?;
                     tx.done(issued)
                 }
             })
@@ -185,7 +188,7 @@ impl Certificates {
 
     async fn step(&self, requested: bool) -> Result<bool> {
         let now = self.db.clock().now();
-        let rows = store::authorities(&mut *self.db.read().await?).await?;
+        let rows = store::authorities(&mut *self.db.read().await?, HOUSE).await?;
         let issuing: Vec<_> = rows.iter().filter(|r| r.role == "issuing").collect();
         let slots: Vec<_> = issuing.iter().filter_map(|r| slot(r)).collect();
         // Agents trust roots. An issuing authority is shown in the chain, so none needs to be told of a new one.
@@ -237,14 +240,16 @@ impl Certificates {
         let root_authority = Authority::load(&key, vec![CertificateDer::from(root.der.clone())])?;
         let (issuing, key) =
             root_authority.issuing(&format!("{} issuing {generation}", self.trust_domain), ISSUING_LIFE, now)?;
-        authority_row(&self.seal, &issuing, &key, "issuing", Some(root.id.clone()), "prepared", generation, now)
+        let place =
+            Place { line: HOUSE, role: "issuing", parent_id: Some(root.id.clone()), stage: "prepared", generation };
+        authority_row(&self.seal, (&issuing, &key), place, now)
     }
 
-    async fn keep(&self, tx: &mut Tx, house: &House, subject: String, issued: &Issued) -> Result<()> {
+    pub(super) async fn keep(&self, tx: &mut Tx, authority_id: &str, subject: String, issued: &Issued) -> Result<()> {
         let leaf = &issued.leaf;
         let row = LeafRow {
             serial: leaf.serial.clone(),
-            authority_id: house.authority_id.clone(),
+            authority_id: authority_id.into(),
             subject,
             key_hash: leaf.key_hash.clone(),
             not_before: leaf.not_before,
@@ -286,14 +291,15 @@ impl Certificates {
 
 /// Makes the first root and issuing authority, unless there are some.
 async fn found(db: &Db, seal: &SealKey, trust_domain: &str) -> Result<()> {
-    if !store::authorities(&mut *db.read().await?).await?.is_empty() {
+    if !store::authorities(&mut *db.read().await?, HOUSE).await?.is_empty() {
         return Ok(());
     }
     let now = db.clock().now();
     let (root, root_key) = Authority::root(&format!("{trust_domain} root 1"), ROOT_LIFE, now)?;
     let (issuing, issuing_key) = root.issuing(&format!("{trust_domain} issuing 1"), ISSUING_LIFE, now)?;
-    let root = authority_row(seal, &root, &root_key, "root", None, "active", 1, now)?;
-    let issuing = authority_row(seal, &issuing, &issuing_key, "issuing", Some(root.id.clone()), "active", 1, now)?;
+    let place = |role, parent_id| Place { line: HOUSE, role, parent_id, stage: "active", generation: 1 };
+    let root = authority_row(seal, (&root, &root_key), place("root", None), now)?;
+    let issuing = authority_row(seal, (&issuing, &issuing_key), place("issuing", Some(root.id.clone())), now)?;
     db.write(|mut tx| {
         let (root, issuing) = (&root, &issuing);
         async move {
@@ -309,7 +315,7 @@ async fn found(db: &Db, seal: &SealKey, trust_domain: &str) -> Result<()> {
 }
 
 async fn load(conn: &mut Conn, seal: &SealKey) -> Result<House> {
-    let rows = store::authorities(conn).await?;
+    let rows = store::authorities(conn, HOUSE).await?;
     let active = |role| rows.iter().rev().find(|r| r.role == role && r.stage == "active");
     let (Some(root), Some(issuing)) = (active("root"), active("issuing")) else {
         return Err(Error::internal(anyhow::anyhow!(
@@ -335,31 +341,42 @@ async fn load(conn: &mut Conn, seal: &SealKey) -> Result<House> {
     })
 }
 
-#[expect(clippy::too_many_arguments, reason = "one row, built in one place from what its two callers know")]
-fn authority_row(
+/// The place of an authority in the tree.
+pub(super) struct Place<'a> {
+    /// What it serves.
+    pub line: &'a str,
+    /// `root` or `issuing`.
+    pub role: &'a str,
+    /// Who signed it, if not itself.
+    pub parent_id: Option<String>,
+    /// Where its life stands.
+    pub stage: &'a str,
+    /// Counts those of its line and role.
+    pub generation: i64,
+}
+
+/// An authority as a row, its key sealed.
+pub(super) fn authority_row(
     seal: &SealKey,
-    authority: &Authority,
-    key: &Key,
-    role: &str,
-    parent_id: Option<String>,
-    stage: &str,
-    generation: i64,
+    (authority, key): (&Authority, &Key),
+    place: Place<'_>,
     now: i64,
 ) -> Result<AuthorityRow> {
     let der = authority.chain()[0].to_vec();
     let read = leaf::read(&der)?;
     Ok(AuthorityRow {
         id: id::fresh(now),
-        role: role.into(),
-        parent_id,
-        stage: stage.into(),
+        line: place.line.into(),
+        role: place.role.into(),
+        parent_id: place.parent_id,
+        stage: place.stage.into(),
         since: now,
         der,
         subject_key: read.subject_key,
         sealed_key: Some(seal.seal(PURPOSE_AUTHORITY, &key.to_der())),
         not_before: read.not_before,
         not_after: read.not_after,
-        generation,
+        generation: place.generation,
     })
 }
 

@@ -11,6 +11,8 @@ use crate::{
 #[derive(Debug, Clone, FromRow)]
 pub struct AuthorityRow {
     pub id: String,
+    /// What it serves: `house`, `backbone/<id>` or `network/<id>`.
+    pub line: String,
     pub role: String,
     pub parent_id: Option<String>,
     pub stage: String,
@@ -48,19 +50,35 @@ pub struct LeafRow {
     pub revoked_at: Option<i64>,
 }
 
-/// The house's authorities, oldest generation first.
-pub async fn authorities(conn: &mut Conn) -> Result<Vec<AuthorityRow>> {
-    let text = "select id, role, parent_id, stage, since, der, subject_key, sealed_key, not_before, not_after, generation \
-                from certificate_authority where line = 'house' order by generation, id";
-    Ok(sqlx::query_as(text).fetch_all(conn).await?)
+const AUTHORITY: &str = "id, line, role, parent_id, stage, since, der, subject_key, sealed_key, not_before, not_after, \
+                         generation";
+
+/// The authorities of a line, oldest generation first.
+pub async fn authorities(conn: &mut Conn, line: &str) -> Result<Vec<AuthorityRow>> {
+    let text = format!("select {AUTHORITY} from certificate_authority where line = $1 order by generation, id");
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(text)).bind(line).fetch_all(conn).await?)
+}
+
+/// The authorities of every line, oldest generation first.
+pub async fn all_authorities(conn: &mut Conn) -> Result<Vec<AuthorityRow>> {
+    let text = format!("select {AUTHORITY} from certificate_authority order by line, generation, id");
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(text)).fetch_all(conn).await?)
+}
+
+/// What lines trust: (line, DER) of each authority that is not retired, oldest first. Of one line, or of all when empty.
+pub async fn trusted(conn: &mut Conn, line: &str) -> Result<Vec<(String, Vec<u8>)>> {
+    let text = "select line, der from certificate_authority where stage <> 'retired' and role = 'root' \
+                and ($1 = '' or line = $1) order by line, generation";
+    Ok(sqlx::query_as(text).bind(line).fetch_all(conn).await?)
 }
 
 pub async fn insert_authority(conn: &mut Conn, row: &AuthorityRow) -> Result<()> {
     sqlx::query(
         "insert into certificate_authority (id, line, role, parent_id, stage, since, der, subject_key, sealed_key, \
-         not_before, not_after, generation) values ($1, 'house', $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+         not_before, not_after, generation) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
     )
     .bind(row.id.clone())
+    .bind(row.line.clone())
     .bind(row.role.clone())
     .bind(row.parent_id.clone())
     .bind(row.stage.clone())
@@ -114,6 +132,18 @@ pub async fn leaves(conn: &mut Conn, subject: &str, limit: i64) -> Result<Vec<Le
     let text =
         format!("select {LEAF} from certificate_leaf where subject = $1 order by issued_at desc, serial limit $2");
     Ok(sqlx::query_as(sqlx::AssertSqlSafe(text)).bind(subject).bind(limit).fetch_all(conn).await?)
+}
+
+/// The leaf that a key has already under a subject, DER, if it is in good standing and lives until after `now`.
+pub async fn leaf_of_key(
+    conn: &mut Conn,
+    subject: &str,
+    key_hash: &str,
+    now: i64,
+) -> Result<Option<(String, Vec<u8>)>> {
+    let text = "select authority_id, der from certificate_leaf where subject = $1 and key_hash = $2 and not_after > $3 \
+                and revoked_at is null order by issued_at desc limit 1";
+    Ok(sqlx::query_as(text).bind(subject).bind(key_hash).bind(now).fetch_optional(conn).await?)
 }
 
 /// Leaves in the order of their serial numbers, after one; of a subject, unless that is empty.

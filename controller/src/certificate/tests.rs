@@ -3,13 +3,17 @@ use std::sync::Arc;
 use muster_pki::{ca::Sign, key::Key, leaf, seal::SealKey};
 
 use super::{
+    RouterLeaf,
     model::{ISSUING_LIFE, Lives, should_renew_listener, should_renew_tickets},
     service::Certificates,
     store,
 };
 use crate::{
-    error::Error,
-    platform::db::Db,
+    error::{Error, Result},
+    platform::{
+        db::{Db, Done, Tx},
+        events::Actor,
+    },
     testing::{engines, fresh},
 };
 
@@ -117,4 +121,67 @@ fn listeners_and_tickets_are_renewed_in_time() {
     assert!(should_renew_listener(90 * 86_400_000, false, 0));
     assert!(should_renew_tickets(None, 0));
     assert!(!should_renew_tickets(Some(0), 1000));
+}
+
+#[tokio::test]
+async fn a_line_signs_for_routers_and_nobody_else_believes_it() {
+    for url in engines() {
+        let (db, seal) = (fresh(&url).await, seal());
+        let certificates = open(&db, &seal).await;
+        let request = Key::generate().expect("a key").request().expect("a request");
+        let it = RouterLeaf { line: "network/n1", subject: "member/m1/tls", common_name: "m1", names: &[] };
+        let (certificates, request) = (&certificates, &request);
+        let issue = || async move {
+            db_write(certificates, |mut tx| async move {
+                let chain = certificates.issue_router(&mut tx, request, it).await?;
+                tx.done(chain)
+            })
+            .await
+        };
+        assert!(issue().await.is_err(), "a line without an authority signs nothing");
+        let prepare = || async move {
+            db_write(certificates, |mut tx| async move {
+                certificates.prepare_line(&mut tx, &Actor::controller(), "network/n1", "sales").await?;
+                tx.done(())
+            })
+            .await
+        };
+        prepare().await.expect("founded");
+        let first = issue().await.expect("signed");
+        assert_eq!(issue().await.expect("signed again"), first, "the same key gets the same leaf");
+        prepare().await.expect("prepared");
+        assert!(prepare().await.is_err(), "one is prepared already");
+        assert_eq!(issue().await.expect("signed"), first, "a prepared authority signs nothing");
+        let advance = |wholly: Option<bool>| async move {
+            db_write(certificates, |mut tx| async move {
+                match wholly {
+                    None => certificates.activate_line(&mut tx, "network/n1").await?,
+                    Some(wholly) => certificates.retire_line(&mut tx, "network/n1", wholly).await?,
+                }
+                tx.done(())
+            })
+            .await
+        };
+        let trusted = || async move {
+            let mut conn = certificates.db.read().await.expect("a connection");
+            certificates.trusted(&mut conn, "network/n1").await.expect("read").remove("network/n1").unwrap_or_default()
+        };
+        assert_eq!(trusted().await.len(), 2, "both are trusted before either signs");
+        advance(None).await.expect("activated");
+        let second = issue().await.expect("signed by the next one");
+        assert_ne!(second[1], first[1]);
+        assert_eq!(trusted().await, [first[1].clone(), second[1].clone()]);
+        advance(Some(false)).await.expect("the former one is retired");
+        assert_eq!(trusted().await, [second[1].clone()]);
+        advance(Some(true)).await.expect("the line is closed");
+        assert!(trusted().await.is_empty());
+        assert_eq!(certificates.house().roots.len(), 1, "the house trusts its own root alone");
+    }
+}
+
+async fn db_write<T, Fut>(certificates: &Certificates, act: impl FnMut(Tx) -> Fut) -> Result<T>
+where
+    Fut: Future<Output = Result<Done<T>>>,
+{
+    certificates.db.write(act).await
 }
