@@ -1,7 +1,7 @@
 //! Agents as domains see them: who could be asked to do something.
 
 use super::{
-    model::{AgentId, Class, Labels, Liveness},
+    model::{AgentId, Class, InvitationId, Labels, Liveness},
     store,
 };
 use crate::{
@@ -54,6 +54,39 @@ pub async fn select(conn: &mut Conn, class: Class, labels: &Labels) -> Result<Ve
             found.push(row.try_into()?);
         }
     }
+}
+
+/// The terms of an invitation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Terms {
+    /// What people call it.
+    pub name: String,
+    /// How many may join.
+    pub limit: i64,
+    /// How many did.
+    pub used: i64,
+    /// Until when, milliseconds since the Unix epoch.
+    pub deadline: i64,
+    /// When it was revoked.
+    pub revoked_at: Option<i64>,
+}
+
+/// The terms of an invitation, if there is one.
+pub async fn invitation(conn: &mut Conn, id: &InvitationId) -> Result<Option<Terms>> {
+    let row = store::fetch_invitation(conn, id).await?;
+    Ok(row.map(|row| Terms {
+        name: row.name,
+        limit: row.max_uses,
+        used: row.used,
+        deadline: row.deadline,
+        revoked_at: row.revoked_at,
+    }))
+}
+
+/// Who joined by these invitations and is in good standing: (agent, its name, the invitation).
+pub async fn joined(conn: &mut Conn, invitations: &[String]) -> Result<Vec<(AgentId, String, String)>> {
+    let rows = store::joined(conn, invitations).await?;
+    Ok(rows.into_iter().map(|(agent, name, invitation)| (AgentId(agent), name, invitation)).collect())
 }
 
 // === impl Agent ===

@@ -49,43 +49,51 @@ pub struct Removal {
 impl Fleet {
     /// Makes an invitation. Gives its row and its token, which is shown this once.
     pub async fn invite(&self, actor: &Actor, new: &NewInvitation) -> Result<(InvitationRow, String)> {
+        self.db
+            .write(|mut tx| async move {
+                let made = self.invite_within(&mut tx, actor, new).await?;
+                tx.done(made)
+            })
+            .await
+    }
+
+    /// Makes an invitation as a part of something larger.
+    pub async fn invite_within(
+        &self,
+        tx: &mut Tx,
+        actor: &Actor,
+        new: &NewInvitation,
+    ) -> Result<(InvitationRow, String)> {
         check_invitation(new)?;
+        if let Some(agent) = &new.for_agent {
+            let found = store::fetch_agent(tx, agent).await?.ok_or_else(|| Error::not_found("agent", &agent.0))?;
+            if found.class != new.class.name() {
+                return Err(Error::invalid("class", format!("the agent is of class {}", found.class)));
+            }
+        }
         let secret: [u8; 32] = muster_pki::random();
         let root = self.certificates.house().root_sha256;
-        let row = self
-            .db
-            .write(|mut tx| async move {
-                if let Some(agent) = &new.for_agent {
-                    let found =
-                        store::fetch_agent(&mut tx, agent).await?.ok_or_else(|| Error::not_found("agent", &agent.0))?;
-                    if found.class != new.class.name() {
-                        return Err(Error::invalid("class", format!("the agent is of class {}", found.class)));
-                    }
-                }
-                let now = tx.now();
-                let row = InvitationRow {
-                    id: id::fresh(now),
-                    name: new.name.clone(),
-                    class: new.class.name().into(),
-                    labels: serde_json::to_string(&new.labels).map_err(Error::internal)?,
-                    root_sha256: hex(&root),
-                    max_uses: new.max_uses,
-                    used: 0,
-                    deadline: now + new.life,
-                    revoked_at: None,
-                    for_agent: new.for_agent.as_ref().map(|a| a.0.clone()),
-                    created_by: actor.name.clone(),
-                    created_at: now,
-                };
-                store::insert_invitation(&mut tx, &row, &hex(&sha256(&secret))).await?;
-                let after = serde_json::json!({
-                    "name": row.name, "class": row.class, "labels": new.labels, "max_uses": row.max_uses,
-                    "deadline": row.deadline, "for_agent": row.for_agent,
-                });
-                tx.record(actor.change("invitation.created", format!("invitation/{}", row.id)).after(after)).await?;
-                tx.done(row)
-            })
-            .await?;
+        let now = tx.now();
+        let row = InvitationRow {
+            id: id::fresh(now),
+            name: new.name.clone(),
+            class: new.class.name().into(),
+            labels: serde_json::to_string(&new.labels).map_err(Error::internal)?,
+            root_sha256: hex(&root),
+            max_uses: new.max_uses,
+            used: 0,
+            deadline: now + new.life,
+            revoked_at: None,
+            for_agent: new.for_agent.as_ref().map(|a| a.0.clone()),
+            created_by: actor.name.clone(),
+            created_at: now,
+        };
+        store::insert_invitation(tx, &row, &hex(&sha256(&secret))).await?;
+        let after = serde_json::json!({
+            "name": row.name, "class": row.class, "labels": new.labels, "max_uses": row.max_uses,
+            "deadline": row.deadline, "for_agent": row.for_agent,
+        });
+        tx.record(actor.change("invitation.created", format!("invitation/{}", row.id)).after(after)).await?;
         let token = InvitationToken {
             homes: self.homes.to_vec(),
             root_sha256: root.to_vec().into(),
@@ -98,17 +106,25 @@ impl Fleet {
     pub async fn revoke_invitation(&self, actor: &Actor, id: &InvitationId) -> Result<()> {
         self.db
             .write(|mut tx| async move {
-                let now = tx.now();
-                if !store::save_invitation_revoked(&mut tx, id, now).await? {
+                if !self.revoke_invitation_within(&mut tx, actor, id).await? {
                     return Err(match store::fetch_invitation(&mut tx, id).await? {
                         Some(_) => Error::Conflict("the invitation is revoked already".into()),
                         None => Error::not_found("invitation", &id.0),
                     });
                 }
-                tx.record(actor.change("invitation.revoked", format!("invitation/{id}"))).await?;
                 tx.done(())
             })
             .await
+    }
+
+    /// Revokes an invitation as a part of something larger. False: there is none that is not revoked.
+    pub async fn revoke_invitation_within(&self, tx: &mut Tx, actor: &Actor, id: &InvitationId) -> Result<bool> {
+        let now = tx.now();
+        let revoked = store::save_invitation_revoked(tx, id, now).await?;
+        if revoked {
+            tx.record(actor.change("invitation.revoked", format!("invitation/{id}"))).await?;
+        }
+        Ok(revoked)
     }
 
     /// Changes an agent's name and labels. `version` is the one that was read.
@@ -141,20 +157,28 @@ impl Fleet {
     pub async fn revoke_agent(&self, actor: &Actor, id: &AgentId, reason: &str) -> Result<()> {
         self.db
             .write(|mut tx| async move {
-                let now = tx.now();
-                if !store::save_revoked(&mut tx, id, reason, now).await? {
+                if !self.revoke_agent_within(&mut tx, actor, id, reason).await? {
                     self.agent(&mut tx, id).await?;
                     return Err(Error::Conflict("the agent is revoked already".into()));
                 }
-                self.certificates.revoke_agent(&mut tx, &id.0).await?;
-                self.lose_once_work(&mut tx, id, "its agent was revoked").await?;
-                let after = serde_json::json!({"reason": reason});
-                let seq = tx.record(actor.change("agent.revoked", format!("agent/{id}")).after(after)).await?;
-                store::save_standing_seq(&mut tx, id, seq).await?;
-                tx.wake("fleet");
                 tx.done(())
             })
             .await
+    }
+
+    /// Takes an identity away as a part of something larger. False: there is none that is not revoked.
+    pub async fn revoke_agent_within(&self, tx: &mut Tx, actor: &Actor, id: &AgentId, reason: &str) -> Result<bool> {
+        let now = tx.now();
+        if !store::save_revoked(tx, id, reason, now).await? {
+            return Ok(false);
+        }
+        self.certificates.revoke_agent(tx, &id.0).await?;
+        self.lose_once_work(tx, id, "its agent was revoked").await?;
+        let after = serde_json::json!({"reason": reason});
+        let seq = tx.record(actor.change("agent.revoked", format!("agent/{id}")).after(after)).await?;
+        store::save_standing_seq(tx, id, seq).await?;
+        tx.wake("fleet");
+        Ok(true)
     }
 
     /// Removes an agent and everything about it. It must hold nothing, or be removed by force.

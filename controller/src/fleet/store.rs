@@ -306,6 +306,20 @@ pub async fn revoked_since(conn: &mut Conn, seq: i64) -> Result<Vec<String>> {
     rows.iter().map(|r| Ok(r.try_get(0)?)).collect()
 }
 
+/// Who joined by these invitations and is in good standing: (agent, name, invitation), oldest first.
+pub async fn joined(conn: &mut Conn, invitations: &[String]) -> Result<Vec<(String, String, String)>> {
+    let mut found = Vec::new();
+    for piece in invitations.chunks(ROWS) {
+        let text = format!(
+            "select id, name, invitation_id from fleet_agent where standing = 'ok' and invitation_id in ({}) order by id",
+            Engine::of(conn).each(piece.len())
+        );
+        let select = piece.iter().fold(sqlx::query_as(sqlx::AssertSqlSafe(text)), |q, id| q.bind(id.clone()));
+        found.extend(select.fetch_all(&mut *conn).await?);
+    }
+    Ok(found)
+}
+
 pub async fn delete_agent(conn: &mut Conn, id: &AgentId) -> Result<()> {
     sqlx::query("delete from fleet_agent where id = $1").bind(id.0.clone()).execute(conn).await?;
     Ok(())

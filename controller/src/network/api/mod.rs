@@ -1,0 +1,12 @@
+//! Networks over REST: parse, call the service, render. No decisions.
+
+mod backbone;
+mod network;
+
+use super::service::Networks;
+use crate::web::Routes;
+
+/// The routes of the domain.
+pub fn routes(networks: Networks) -> Routes {
+    network::add(backbone::add(Routes::new())).with_state(networks)
+}

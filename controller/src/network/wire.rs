@@ -1,0 +1,167 @@
+//! Networks to and from the wire.
+
+use muster_proto::network as proto;
+use prost::Message;
+
+use super::{
+    model::{Choice, Distribution, EndpointKind, Part},
+    plan::{Address, Allocated, Connector, Listener, Profile, Site, Tcp},
+};
+use crate::{
+    error::{Error, Result},
+    platform::db::clean,
+};
+
+/// What a site asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Asked {
+    /// A leaf for its key.
+    Sign {
+        /// The profile.
+        profile: String,
+        /// PKCS #10, DER.
+        request: Vec<u8>,
+    },
+    /// To be taken at its participants' word.
+    Decide {
+        /// The endpoint.
+        endpoint: String,
+        /// The allocation they saw.
+        generation: i64,
+        /// Accepted or not.
+        accept: bool,
+        /// Where the allocation leaves it open.
+        host: String,
+        /// Where the allocation leaves it open.
+        port: u32,
+    },
+}
+
+/// A question as it came.
+pub fn asked(body: &[u8]) -> Result<Asked> {
+    use proto::question::Question;
+    let question = proto::Question::decode(body).map_err(|e| Error::invalid("question", e.to_string()))?;
+    match question.question {
+        Some(Question::Sign(sign)) => Ok(Asked::Sign { profile: clean(&sign.profile), request: sign.request.to_vec() }),
+        Some(Question::Decide(it)) => Ok(Asked::Decide {
+            endpoint: clean(&it.endpoint),
+            generation: i64::try_from(it.generation).unwrap_or(i64::MAX),
+            accept: it.accept,
+            host: clean(&it.host),
+            port: it.port,
+        }),
+        None => Err(Error::invalid("question", "home does not know this question; upgrade it first")),
+    }
+}
+
+/// A leaf with its authority, as an answer.
+pub fn signed(chain: Vec<Vec<u8>>) -> Vec<u8> {
+    let chain = chain.into_iter().map(Into::into).collect();
+    proto::Reply { reply: Some(proto::reply::Reply::Signed(proto::Signed { chain })) }.encode_to_vec()
+}
+
+/// The document of one site.
+pub fn site(it: &Site) -> Vec<u8> {
+    let mode = if it.tenant.is_some() { proto::Mode::Edge } else { proto::Mode::Interior };
+    proto::Site {
+        router: it.router.clone(),
+        mode: mode.into(),
+        tenant: it.tenant.clone().unwrap_or_default(),
+        profiles: it.profiles.iter().map(profile).collect(),
+        listeners: it.listeners.iter().map(listener).collect(),
+        connectors: it.connectors.iter().map(connector).collect(),
+        tcp_listeners: it.tcp_listeners.iter().map(tcp_listener).collect(),
+        tcp_connectors: it.tcp_connectors.iter().map(tcp_connector).collect(),
+        addresses: it.addresses.iter().map(address).collect(),
+        endpoints: it.endpoints.iter().map(endpoint).collect(),
+    }
+    .encode_to_vec()
+}
+
+fn profile(it: &Profile) -> proto::Profile {
+    proto::Profile {
+        name: it.name.clone(),
+        trust: it.trust.iter().cloned().map(Into::into).collect(),
+        edition: it.turn.edition,
+        cuts: it.turn.cuts,
+    }
+}
+
+fn listener(it: &Listener) -> proto::Listener {
+    proto::Listener {
+        name: it.name.clone(),
+        role: role(it.members.is_some()),
+        host: it.host.clone(),
+        port: it.port.into(),
+        profile: it.profile.clone(),
+        members: it.members.clone().unwrap_or_default(),
+    }
+}
+
+fn connector(it: &Connector) -> proto::Connector {
+    proto::Connector {
+        name: it.name.clone(),
+        role: role(it.edge),
+        host: it.host.clone(),
+        port: it.port.into(),
+        profile: it.profile.clone(),
+        cost: it.cost,
+        peer: it.peer.clone(),
+        priority: it.priority,
+    }
+}
+
+fn role(edge: bool) -> i32 {
+    if edge { proto::Role::Edge.into() } else { proto::Role::InterRouter.into() }
+}
+
+fn tcp_listener(it: &Tcp) -> proto::TcpListener {
+    let (name, address, host) = (it.name.clone(), it.address.clone(), it.host.clone());
+    proto::TcpListener { name, address, host, port: it.port.into(), endpoint: it.endpoint.0.clone() }
+}
+
+fn tcp_connector(it: &Tcp) -> proto::TcpConnector {
+    let (name, address, host) = (it.name.clone(), it.address.clone(), it.host.clone());
+    proto::TcpConnector { name, address, host, port: it.port.into(), endpoint: it.endpoint.0.clone() }
+}
+
+fn address(it: &Address) -> proto::Address {
+    let distribution = match it.distribution {
+        Distribution::Balanced => proto::address::Distribution::Balanced,
+        Distribution::Closest => proto::address::Distribution::Closest,
+        Distribution::Unavailable => proto::address::Distribution::Unavailable,
+    };
+    proto::Address { name: it.name.clone(), pattern: it.pattern.clone(), distribution: distribution.into() }
+}
+
+fn endpoint(it: &Allocated) -> proto::Endpoint {
+    let kind = match it.kind {
+        EndpointKind::Process => proto::endpoint::Kind::Process,
+        EndpointKind::Ingress => proto::endpoint::Kind::Ingress,
+        EndpointKind::Egress => proto::endpoint::Kind::Egress,
+    };
+    let choice = match it.choice {
+        Choice::Open => proto::endpoint::Choice::Open,
+        Choice::Accepted => proto::endpoint::Choice::Accepted,
+        Choice::Declined => proto::endpoint::Choice::Declined,
+        Choice::Incomplete => proto::endpoint::Choice::Incomplete,
+    };
+    let program = it.program.as_ref().map(|p| proto::Program {
+        image: p.image.clone(),
+        tag: p.tag.clone(),
+        arguments: p.arguments.clone(),
+    });
+    let attachment = |(service_link, address, part, host, port): &(String, String, Part, String, u16)| {
+        let (service_link, address, host) = (service_link.clone(), address.clone(), host.clone());
+        proto::Attachment { service_link, address, connects: *part == Part::Connects, host, port: u32::from(*port) }
+    };
+    proto::Endpoint {
+        id: it.id.0.clone(),
+        kind: kind.into(),
+        name: it.name.clone(),
+        choice: choice.into(),
+        generation: it.generation.unsigned_abs(),
+        program,
+        attachments: it.parts.iter().map(attachment).collect(),
+    }
+}
