@@ -46,7 +46,6 @@ use crate::{
 /// The domains, one line each.
 pub const DOMAINS: &[Entry] = &[
     // A domain is taken out by its line.
-    crate::network::ENTRY,
     crate::staging::ENTRY,
 ];
 

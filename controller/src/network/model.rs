@@ -126,6 +126,18 @@ pub enum Distribution {
     Unavailable,
 }
 
+/// What a service speaks. To the routers all of it is TCP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// TCP, whatever is in it.
+    Tcp,
+    /// HTTP/1.
+    Http,
+    /// HTTP/2, gRPC included.
+    Http2,
+}
+
 /// What an endpoint is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -162,7 +174,22 @@ pub enum Choice {
     Incomplete,
 }
 
-/// Names a backbone or an application network as a line of authorities.
+/// What a site's participants say of an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Word {
+    /// The endpoint.
+    pub endpoint: String,
+    /// The version of the allocation they saw.
+    pub generation: i64,
+    /// Accepted or declined.
+    pub accept: bool,
+    /// Host, where that is left open.
+    pub host: String,
+    /// Port, where that is left open; 0 otherwise.
+    pub port: i64,
+}
+
+/// Names a backbone as a line of authorities.
 pub fn backbone_line(id: &BackboneId) -> String {
     format!("backbone/{id}")
 }
@@ -229,6 +256,15 @@ pub fn check_port(field: &str, port: i64) -> Result<()> {
         return Ok(());
     }
     Err(Error::invalid(field, "a port lies between 1 and 65535"))
+}
+
+/// Checks the address of a service link: the router splits addresses at '/', and '.' and '*' mean something in patterns.
+pub fn check_address(field: &str, address: &str) -> Result<()> {
+    let is_word = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b':');
+    if (1..=120).contains(&address.len()) && address.bytes().all(is_word) {
+        return Ok(());
+    }
+    Err(Error::invalid(field, "an address is made of at most 120 letters, digits, '-', '_' and ':'"))
 }
 
 // === impl Times ===

@@ -366,6 +366,34 @@ pub fn plan(it: &Snapshot, concern: &Concern) -> BTreeMap<AgentId, Site> {
     sites
 }
 
+/// Two endpoints that would need one port at the same site, and the port. A router or a process listens there for the one
+/// and for the other; `classes` are those of the members there are.
+pub fn clash(endpoints: &[Endpoint], classes: &BTreeMap<MemberId, String>) -> Option<(String, String, u16)> {
+    let needs = endpoints.iter().flat_map(|e| e.needs().into_iter().map(move |(host, port)| (e, host, port)));
+    let needs: Vec<_> = needs.collect();
+    let any = |host: &str| matches!(host, "0.0.0.0" | "::");
+    for (n, (one, host, port)) in needs.iter().enumerate() {
+        for (other, other_host, other_port) in &needs[n + 1..] {
+            let same_host = host == other_host || any(host) || any(other_host);
+            if port == other_port && same_host && meet(&one.place, &other.place, classes) {
+                return Some((one.name.clone(), other.name.clone(), *port));
+            }
+        }
+    }
+    None
+}
+
+/// Whether two places have, or may come to have, a site in common.
+fn meet(one: &Place, other: &Place, classes: &BTreeMap<MemberId, String>) -> bool {
+    match (one, other) {
+        (Place::Class(one), Place::Class(other)) => one == other,
+        (Place::Member(one), Place::Member(other)) => one == other,
+        (Place::Class(class), Place::Member(member)) | (Place::Member(member), Place::Class(class)) => {
+            classes.get(member) == Some(class)
+        }
+    }
+}
+
 /// The snapshot by what is looked up in it.
 struct Index<'a> {
     it: &'a Snapshot,
@@ -592,6 +620,14 @@ fn scoped(link: &ServiceLink, member: &Member, endpoint: &Endpoint) -> String {
 // === impl Endpoint ===
 
 impl Endpoint {
+    /// What is listened on at a site for it: by the router where it connects, by itself where a process accepts.
+    fn needs(&self) -> Vec<(String, u16)> {
+        let is_process = self.kind == EndpointKind::Process;
+        let host = if self.host.is_empty() { "127.0.0.1" } else { &self.host };
+        let listens = |a: &&Attachment| a.port != 0 && (a.part == Part::Connects || is_process);
+        self.attachments.iter().filter(listens).map(|a| (host.to_owned(), a.port)).collect()
+    }
+
     /// Whether it is allocated to a site.
     pub fn is_at(&self, member: &Member) -> bool {
         match &self.place {

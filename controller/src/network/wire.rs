@@ -4,7 +4,7 @@ use muster_proto::network as proto;
 use prost::Message;
 
 use super::{
-    model::{Choice, Distribution, EndpointKind, Part},
+    model::{Choice, Distribution, EndpointKind, Part, Word},
     plan::{Address, Allocated, Connector, Listener, Profile, Site, Tcp},
 };
 use crate::{
@@ -23,18 +23,7 @@ pub enum Asked {
         request: Vec<u8>,
     },
     /// To be taken at its participants' word.
-    Decide {
-        /// The endpoint.
-        endpoint: String,
-        /// The allocation they saw.
-        generation: i64,
-        /// Accepted or not.
-        accept: bool,
-        /// Where the allocation leaves it open.
-        host: String,
-        /// Where the allocation leaves it open.
-        port: u32,
-    },
+    Decide(Word),
 }
 
 /// A question as it came.
@@ -43,13 +32,13 @@ pub fn asked(body: &[u8]) -> Result<Asked> {
     let question = proto::Question::decode(body).map_err(|e| Error::invalid("question", e.to_string()))?;
     match question.question {
         Some(Question::Sign(sign)) => Ok(Asked::Sign { profile: clean(&sign.profile), request: sign.request.to_vec() }),
-        Some(Question::Decide(it)) => Ok(Asked::Decide {
+        Some(Question::Decide(it)) => Ok(Asked::Decide(Word {
             endpoint: clean(&it.endpoint),
             generation: i64::try_from(it.generation).unwrap_or(i64::MAX),
             accept: it.accept,
             host: clean(&it.host),
-            port: it.port,
-        }),
+            port: it.port.into(),
+        })),
         None => Err(Error::invalid("question", "home does not know this question; upgrade it first")),
     }
 }
@@ -58,6 +47,11 @@ pub fn asked(body: &[u8]) -> Result<Asked> {
 pub fn signed(chain: Vec<Vec<u8>>) -> Vec<u8> {
     let chain = chain.into_iter().map(Into::into).collect();
     proto::Reply { reply: Some(proto::reply::Reply::Signed(proto::Signed { chain })) }.encode_to_vec()
+}
+
+/// That a decision was taken, as an answer.
+pub fn decided() -> Vec<u8> {
+    proto::Reply { reply: Some(proto::reply::Reply::Decided(proto::Decided {})) }.encode_to_vec()
 }
 
 /// The document of one site.

@@ -48,6 +48,7 @@ const WIRE: &[(&str, &str)] = &[
     ("controller/src/fleet/registry.rs", "tells every line to leave, and keeps samples"),
     ("controller/src/fleet/service.rs", "spells an invitation's token"),
     ("controller/src/fleet/session.rs", "serves Home"),
+    ("controller/src/network/service/ask.rs", "answers its agents' questions"),
     ("controller/src/staging/service.rs", "answers its agents' questions"),
 ];
 

@@ -1,6 +1,7 @@
 //! Networks over REST: parse, call the service, render. No decisions.
 
 mod backbone;
+mod composition;
 mod network;
 
 use super::service::Networks;
@@ -8,5 +9,5 @@ use crate::web::Routes;
 
 /// The routes of the domain.
 pub fn routes(networks: Networks) -> Routes {
-    network::add(backbone::add(Routes::new())).with_state(networks)
+    composition::add(network::add(backbone::add(Routes::new()))).with_state(networks)
 }

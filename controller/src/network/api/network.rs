@@ -424,7 +424,7 @@ async fn evict(
 }
 
 /// A network of the caller's, or one that an operator may see. What is another's is not there for anybody else.
-async fn owned(it: &Networks, conn: &mut Conn, caller: &Caller, name: &str) -> Result<NetworkRow> {
+pub(super) async fn owned(it: &Networks, conn: &mut Conn, caller: &Caller, name: &str) -> Result<NetworkRow> {
     let row = it.network(conn, name).await?;
     match caller.must_own(&row.owner, Role::Operator) {
         Ok(()) => Ok(row),

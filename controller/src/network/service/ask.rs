@@ -1,4 +1,4 @@
-//! What sites ask home: leaves for their keys.
+//! What sites ask home: leaves for their keys, and to be taken at their participants' word.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use super::super::{
     store::{self, AccessPointRow, MemberRow, NetworkRow, PortRow, SiteRow},
     wire::{self, Asked},
 };
-use super::word;
+use super::{composition::decide, word};
 use crate::{
     certificate::RouterLeaf,
     domain::{Ground, ask_handler},
@@ -44,7 +44,10 @@ async fn answer(ground: &Ground, agent: &AgentId, ask: &Ask) -> Answer {
     let answered = async {
         match wire::asked(&ask.body)? {
             Asked::Sign { profile, request } => sign(ground, agent, &ask.id, &profile, &request).await,
-            Asked::Decide { .. } => Err(Error::Conflict("home takes no decisions of sites yet".into())),
+            Asked::Decide(word) => {
+                decide(ground, agent, &ask.id, &word).await?;
+                Ok(wire::decided())
+            }
         }
     };
     match answered.await {

@@ -2,6 +2,7 @@
 
 mod ask;
 mod backbone;
+mod composition;
 mod join;
 mod network;
 mod push;
@@ -16,6 +17,7 @@ use crate::{
 };
 pub use ask::asks;
 pub use backbone::{NewAccessPoint, NewLink};
+pub use composition::{Image, NewEndpoint, NewServiceLink};
 pub use network::{NewInvitation, NewNetwork, times_of};
 #[cfg(test)]
 pub use push::load;

@@ -1,5 +1,7 @@
 //! Application networks, their classes, invitations and members.
 
+use futures::future::BoxFuture;
+
 use super::{
     super::{
         model::{AccessKind, Membership, NetworkId, Phase, Times, check_name, network_line},
@@ -127,26 +129,33 @@ impl Networks {
     }
 
     /// Carries out what a network's times ask for by now, as of the event `generation`, and keeps its row.
-    pub(super) async fn advance(&self, tx: &mut Tx, generation: i64, row: &mut NetworkRow) -> Result<()> {
-        let now = tx.now();
-        let phase = times_of(row).phase(now);
-        let was: Phase = word(&row.phase)?;
-        row.phase = spell(&phase);
-        if phase == Phase::Over {
-            return self.remove_network(tx, generation, row).await;
-        }
-        store::save_network(tx, row).await?;
-        if phase == Phase::Ended && was != phase {
-            let invitations: Vec<InvitationRow> = store::by(tx, "network_id", &row.id).await?;
-            for invitation in invitations {
-                let id = invitation.id.as_str().into();
-                self.fleet.revoke_invitation_within(tx, &Actor::controller(), &id).await?;
+    pub(super) fn advance<'a>(
+        &'a self,
+        tx: &'a mut Tx,
+        generation: i64,
+        row: &'a mut NetworkRow,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let now = tx.now();
+            let phase = times_of(row).phase(now);
+            let was: Phase = word(&row.phase)?;
+            row.phase = spell(&phase);
+            if phase == Phase::Over {
+                return self.remove_network(tx, generation, row).await;
             }
-        }
-        let concern = Concern::of_network(tx, &row.id).await?;
-        self.push(tx, generation, &concern).await?;
-        tx.wake("network");
-        Ok(())
+            store::save_network(tx, row).await?;
+            if phase == Phase::Ended && was != phase {
+                let invitations: Vec<InvitationRow> = store::by(tx, "network_id", &row.id).await?;
+                for invitation in invitations {
+                    let id = invitation.id.as_str().into();
+                    self.fleet.revoke_invitation_within(tx, &Actor::controller(), &id).await?;
+                }
+            }
+            let concern = Concern::of_network(tx, &row.id).await?;
+            self.push(tx, generation, &concern).await?;
+            tx.wake("network");
+            Ok(())
+        })
     }
 
     /// Removes a network whose time is over, with all that is under it; its sites' agents lose their identities.
@@ -428,7 +437,7 @@ pub(super) fn member_subject(network: &str, member: &str) -> String {
     format!("network/{network}/member/{member}")
 }
 
-fn check_class(network: &str, classes: &[ClassRow], class: &str) -> Result<()> {
+pub(super) fn check_class(network: &str, classes: &[ClassRow], class: &str) -> Result<()> {
     if classes.iter().any(|c| c.name == class) {
         return Ok(());
     }

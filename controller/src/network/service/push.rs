@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures::future::BoxFuture;
 use muster_pki::{hex, sha256};
 use muster_proto::KIND_NETWORK_SITE;
 
@@ -21,7 +22,7 @@ use crate::{
     certificate::Certificates,
     error::{Error, Result},
     fleet::{
-        desired::{self, Document, OnInterrupt, OnRevoke},
+        desired::{self, Desired, Document, OnInterrupt, OnRevoke},
         model::{AgentId, Key, Mode},
     },
     platform::db::{Conn, Tx},
@@ -78,8 +79,35 @@ impl Concern {
 
 impl Networks {
     /// Plans the sites a change concerns and puts before their agents what differs, as of the event `generation`.
-    pub async fn push(&self, tx: &mut Tx, generation: i64, concern: &Concern) -> Result<()> {
-        for (agent, key, bytes) in self.planned(tx, concern).await? {
+    pub fn push<'a>(&'a self, tx: &'a mut Tx, generation: i64, concern: &'a Concern) -> BoxFuture<'a, Result<()>> {
+        push(tx, &self.fleet.certificates, generation, concern)
+    }
+
+    /// Whether a push would change anything.
+    pub async fn differs(&self, tx: &mut Tx, concern: &Concern) -> Result<bool> {
+        let planned = planned(tx, &self.fleet.certificates, concern).await?;
+        let ids: Vec<_> = planned.iter().map(|(_, key, _)| key.id.clone()).collect();
+        let there = desired::assignments_of_kind(tx, KIND_NETWORK_SITE, &ids).await?;
+        let there: BTreeMap<_, _> = there.into_iter().map(|e| ((e.agent, e.wanted.key), e.wanted.digest)).collect();
+        let is_other = |(agent, key, bytes): &(AgentId, Key, Option<Vec<u8>>)| {
+            let held = there.get(&(agent.clone(), key.clone())).filter(|digest| !digest.is_empty());
+            held.cloned() != bytes.as_ref().map(|bytes| hex(&sha256(bytes)))
+        };
+        Ok(planned.iter().any(is_other))
+    }
+}
+
+/// What [`Networks::push`] does, for those who answer agents' questions and have no fleet at hand. Boxed, since everything
+/// that changes something awaits it and none should carry its state.
+pub fn push<'a>(
+    tx: &'a mut Tx,
+    certificates: &'a Certificates,
+    generation: i64,
+    concern: &'a Concern,
+) -> BoxFuture<'a, Result<()>> {
+    Box::pin(async move {
+        let door = Desired::new(certificates.clone());
+        for (agent, key, bytes) in planned(tx, certificates, concern).await? {
             match bytes {
                 Some(bytes) => {
                     let document = Document {
@@ -90,37 +118,28 @@ impl Networks {
                         on_revoke: OnRevoke::Stop,
                         start_by: 0,
                     };
-                    self.fleet.desired.put(tx, generation, &[agent], &key, &document).await?;
+                    door.put(tx, generation, &[agent], &key, &document).await?;
                 }
-                None => self.fleet.desired.withdraw(tx, generation, &agent, &key).await?,
+                None => door.withdraw(tx, generation, &agent, &key).await?,
             }
         }
         Ok(())
-    }
+    })
+}
 
-    /// Whether a push would change anything.
-    pub async fn differs(&self, tx: &mut Tx, concern: &Concern) -> Result<bool> {
-        let planned = self.planned(tx, concern).await?;
-        let ids: Vec<_> = planned.iter().map(|(_, key, _)| key.id.clone()).collect();
-        let there = desired::assignments_of_kind(tx, KIND_NETWORK_SITE, &ids).await?;
-        let there: BTreeMap<_, _> = there.into_iter().map(|e| ((e.agent, e.wanted.key), e.wanted.digest)).collect();
-        let is_other = |(agent, key, bytes): &(AgentId, Key, Option<Vec<u8>>)| {
-            let held = there.get(&(agent.clone(), key.clone())).filter(|digest| !digest.is_empty());
-            held.cloned() != bytes.as_ref().map(|bytes| hex(&sha256(bytes)))
-        };
-        Ok(planned.iter().any(is_other))
-    }
-
-    /// The documents of a concern; none where a site is to be nothing.
-    async fn planned(&self, tx: &mut Tx, concern: &Concern) -> Result<Vec<(AgentId, Key, Option<Vec<u8>>)>> {
-        let snapshot = load(tx, &self.fleet.certificates, concern).await?;
-        let planned = plan::plan(&snapshot, concern);
-        let document = |(agent, id): (AgentId, String)| {
-            let bytes = planned.get(&agent).map(wire::site);
-            (agent, site_key(&id), bytes)
-        };
-        Ok(agents(&snapshot, concern).into_iter().map(document).collect())
-    }
+/// The documents of a concern; none where a site is to be nothing.
+async fn planned(
+    tx: &mut Tx,
+    certificates: &Certificates,
+    concern: &Concern,
+) -> Result<Vec<(AgentId, Key, Option<Vec<u8>>)>> {
+    let snapshot = load(tx, certificates, concern).await?;
+    let planned = plan::plan(&snapshot, concern);
+    let document = |(agent, id): (AgentId, String)| {
+        let bytes = planned.get(&agent).map(wire::site);
+        (agent, site_key(&id), bytes)
+    };
+    Ok(agents(&snapshot, concern).into_iter().map(document).collect())
 }
 
 /// Who carries out which of the sites a change concerns.
@@ -134,35 +153,49 @@ fn agents(snapshot: &Snapshot, concern: &Concern) -> Vec<(AgentId, String)> {
 /// Everything that decides what the sites of a concern are to be, and no more.
 pub async fn load(conn: &mut Conn, certificates: &Certificates, concern: &Concern) -> Result<Snapshot> {
     let sites: Vec<String> = concern.sites.iter().map(|s| s.0.clone()).collect();
-    let wanted: Vec<String> = concern.members.iter().map(|m| m.0.clone()).collect();
-    let own_points: Vec<AccessPointRow> = store::rows(conn, Of::Each("site_id", &sites)).await?;
-    let own_points: Vec<String> = own_points.into_iter().map(|p| p.id).collect();
-    let links: Vec<LinkRow> = store::rows(conn, Of::Each("site_id", &sites)).await?;
-    let hanging: Vec<UplinkRow> = store::rows(conn, Of::Each("access_point_id", &own_points)).await?;
-    let members = set(wanted.iter().cloned().chain(hanging.into_iter().map(|u| u.member_id)));
-    let members: Vec<MemberRow> = store::rows(conn, Of::Each("id", &members)).await?;
-    let uplinks: Vec<UplinkRow> = store::rows(conn, Of::Each("member_id", &ids(&members, |m| &m.id))).await?;
-    // Of those who merely hang on a site it matters that they do; of the sites asked for, where they hang.
-    let dialled = uplinks.iter().filter(|u| wanted.contains(&u.member_id)).map(|u| u.access_point_id.clone());
-    let points = set(own_points.into_iter().chain(links.iter().map(|l| l.access_point_id.clone())).chain(dialled));
-    let points: Vec<AccessPointRow> = store::rows(conn, Of::Each("id", &points)).await?;
-    let interiors = set(sites.iter().cloned().chain(points.iter().map(|p| p.site_id.clone())));
-    let interiors: Vec<SiteRow> = store::rows(conn, Of::Each("id", &interiors)).await?;
-    let ports: Vec<PortRow> = store::rows(conn, Of::Each("access_point_id", &ids(&points, |p| &p.id))).await?;
-    let networks = ports.iter().map(|p| p.network_id.clone()).chain(members.iter().map(|m| m.network_id.clone()));
-    let networks = set(networks);
-    let networks: Vec<NetworkRow> = store::rows(conn, Of::Each("id", &networks)).await?;
-    let network_ids = ids(&networks, |n| &n.id);
-    let service_links: Vec<ServiceLinkRow> = store::rows(conn, Of::Each("network_id", &network_ids)).await?;
-    let inhabited = set(members.iter().filter(|m| wanted.contains(&m.id)).map(|m| m.network_id.clone()));
-    let endpoints: Vec<EndpointRow> = store::rows(conn, Of::Each("network_id", &inhabited)).await?;
-    let attachments: Vec<AttachmentRow> =
-        store::rows(conn, Of::Each("endpoint_id", &ids(&endpoints, |e| &e.id))).await?;
-    let decisions: Vec<DecisionRow> = store::rows(conn, Of::Each("member_id", &wanted)).await?;
-    let profiles: Vec<ProfileRow> = store::rows(conn, Of::Each("owner", &[sites, wanted].concat())).await?;
+    let members: Vec<String> = concern.members.iter().map(|m| m.0.clone()).collect();
+    let parts = parts(conn, &sites, &members).await?;
+    let composed = composed(conn, &parts, &members).await?;
+    let profiles: Vec<ProfileRow> = store::rows(conn, Of::Each("owner", &[sites, members].concat())).await?;
     let trust = certificates.trusted(conn, "").await?;
-    let parts = Parts { interiors, points, links, ports, networks, members, uplinks };
-    parts.snapshot(service_links, endpoints, attachments, decisions, profiles, trust)
+    parts.snapshot(composed, profiles, trust)
+}
+
+/// The rows of a backbone and of who hangs on it, as far as they concern these sites and members.
+fn parts<'a>(conn: &'a mut Conn, sites: &'a [String], wanted: &'a [String]) -> BoxFuture<'a, Result<Parts>> {
+    Box::pin(async move {
+        let own: Vec<AccessPointRow> = store::rows(conn, Of::Each("site_id", sites)).await?;
+        let own = ids(&own, |p| &p.id);
+        let links: Vec<LinkRow> = store::rows(conn, Of::Each("site_id", sites)).await?;
+        let hanging: Vec<UplinkRow> = store::rows(conn, Of::Each("access_point_id", &own)).await?;
+        let members = set(wanted.iter().cloned().chain(hanging.into_iter().map(|u| u.member_id)));
+        let members: Vec<MemberRow> = store::rows(conn, Of::Each("id", &members)).await?;
+        let uplinks: Vec<UplinkRow> = store::rows(conn, Of::Each("member_id", &ids(&members, |m| &m.id))).await?;
+        // Of those who merely hang on a site it matters that they do; of the sites asked for, where they hang.
+        let dialled = uplinks.iter().filter(|u| wanted.contains(&u.member_id)).map(|u| u.access_point_id.clone());
+        let points = set(own.into_iter().chain(links.iter().map(|l| l.access_point_id.clone())).chain(dialled));
+        let points: Vec<AccessPointRow> = store::rows(conn, Of::Each("id", &points)).await?;
+        let interiors = set(sites.iter().cloned().chain(points.iter().map(|p| p.site_id.clone())));
+        let interiors: Vec<SiteRow> = store::rows(conn, Of::Each("id", &interiors)).await?;
+        let ports: Vec<PortRow> = store::rows(conn, Of::Each("access_point_id", &ids(&points, |p| &p.id))).await?;
+        let networks = ports.iter().map(|p| p.network_id.clone()).chain(members.iter().map(|m| m.network_id.clone()));
+        let networks: Vec<NetworkRow> = store::rows(conn, Of::Each("id", &set(networks))).await?;
+        Ok(Parts { interiors, points, links, ports, networks, members, uplinks })
+    })
+}
+
+/// How the networks among these rows are composed, as far as it concerns these members.
+fn composed<'a>(conn: &'a mut Conn, parts: &'a Parts, wanted: &'a [String]) -> BoxFuture<'a, Result<Composed>> {
+    Box::pin(async move {
+        let networks = ids(&parts.networks, |n| &n.id);
+        let service_links: Vec<ServiceLinkRow> = store::rows(conn, Of::Each("network_id", &networks)).await?;
+        let inhabited = parts.members.iter().filter(|m| wanted.contains(&m.id)).map(|m| m.network_id.clone());
+        let endpoints: Vec<EndpointRow> = store::rows(conn, Of::Each("network_id", &set(inhabited))).await?;
+        let attached = ids(&endpoints, |e| &e.id);
+        let attachments: Vec<AttachmentRow> = store::rows(conn, Of::Each("endpoint_id", &attached)).await?;
+        let decisions: Vec<DecisionRow> = store::rows(conn, Of::Each("member_id", wanted)).await?;
+        Ok(Composed { service_links, endpoints, attachments, decisions })
+    })
 }
 
 fn set(ids: impl Iterator<Item = String>) -> Vec<String> {
@@ -184,15 +217,20 @@ struct Parts {
     uplinks: Vec<UplinkRow>,
 }
 
+/// The rows of how networks are composed.
+struct Composed {
+    service_links: Vec<ServiceLinkRow>,
+    endpoints: Vec<EndpointRow>,
+    attachments: Vec<AttachmentRow>,
+    decisions: Vec<DecisionRow>,
+}
+
 // === impl Parts ===
 
 impl Parts {
     fn snapshot(
         self,
-        service_links: Vec<ServiceLinkRow>,
-        endpoints: Vec<EndpointRow>,
-        attachments: Vec<AttachmentRow>,
-        decisions: Vec<DecisionRow>,
+        composed: Composed,
         profiles: Vec<ProfileRow>,
         trust: BTreeMap<String, Vec<Vec<u8>>>,
     ) -> Result<Snapshot> {
@@ -201,7 +239,7 @@ impl Parts {
             uplinks.entry(it.member_id).or_default().push((AccessPointId(it.access_point_id), number(it.priority)?));
         }
         let mut parts = BTreeMap::<String, Vec<plan::Attachment>>::new();
-        for it in attachments {
+        for it in composed.attachments {
             parts.entry(it.endpoint_id.clone()).or_default().push(it.try_into()?);
         }
         let member = |it: MemberRow| {
@@ -228,9 +266,9 @@ impl Parts {
             networks: self.networks.into_iter().map(network).collect::<Result<_>>()?,
             ports: self.ports.into_iter().map(port).collect::<Result<_>>()?,
             members: self.members.into_iter().map(member).collect::<Result<_>>()?,
-            service_links: service_links.into_iter().map(service_link).collect::<Result<_>>()?,
-            endpoints: endpoints.into_iter().map(endpoint).collect::<Result<_>>()?,
-            decisions: decisions.into_iter().map(decision).collect::<Result<_>>()?,
+            service_links: composed.service_links.into_iter().map(service_link).collect::<Result<_>>()?,
+            endpoints: composed.endpoints.into_iter().map(endpoint).collect::<Result<_>>()?,
+            decisions: composed.decisions.into_iter().map(decision).collect::<Result<_>>()?,
             turns: profiles.into_iter().map(turn).collect::<Result<_>>()?,
             trust,
         })
@@ -285,7 +323,7 @@ fn service_link(it: ServiceLinkRow) -> Result<(ServiceLinkId, plan::ServiceLink)
     Ok((id, link))
 }
 
-fn endpoint(it: EndpointRow, attachments: Vec<plan::Attachment>) -> Result<plan::Endpoint> {
+pub(super) fn endpoint(it: EndpointRow, attachments: Vec<plan::Attachment>) -> Result<plan::Endpoint> {
     let place = match (it.class, it.member_id) {
         (_, Some(member)) => plan::Place::Member(MemberId(member)),
         (class, None) => plan::Place::Class(class.unwrap_or_default()),

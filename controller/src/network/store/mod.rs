@@ -1,6 +1,6 @@
 //! All SQL of networks: rows as they are, one statement a function.
 
-use sqlx::{AssertSqlSafe, FromRow, any::AnyRow};
+use sqlx::{FromRow, any::AnyRow};
 
 use crate::{
     error::Result,
@@ -181,15 +181,20 @@ pub trait Table: Sized + Send + Unpin + for<'r> FromRow<'r, AnyRow> {
 
 /// Rows of a table.
 pub async fn rows<T: Table>(conn: &mut Conn, of: Of<'_>) -> Result<Vec<T>> {
-    let (select, order) = T::SELECT;
+    // Fetched as they are, so that the machinery of a query is built once and not for every table.
+    let rows = fetch(conn, T::SELECT, of).await?;
+    Ok(rows.iter().map(T::from_row).collect::<sqlx::Result<_>>()?)
+}
+
+async fn fetch(conn: &mut Conn, (select, order): (&str, &str), of: Of<'_>) -> Result<Vec<AnyRow>> {
     match of {
-        Of::All => Ok(sqlx::query_as(AssertSqlSafe(format!("{select} order by {order}"))).fetch_all(conn).await?),
+        Of::All => Ok(query(format!("{select} order by {order}")).fetch_all(conn).await?),
         Of::Each(column, values) => {
             let mut found = Vec::new();
             for piece in values.chunks(ROWS) {
                 let each = Engine::of(conn).each(piece.len());
                 let text = format!("{select} where {column} in ({each}) order by {order}");
-                let select = piece.iter().fold(sqlx::query_as(AssertSqlSafe(text)), |q, value| q.bind(value.clone()));
+                let select = piece.iter().fold(query(text), |q, value| q.bind(value.clone()));
                 found.extend(select.fetch_all(&mut *conn).await?);
             }
             Ok(found)
@@ -239,6 +244,10 @@ tables! {
         "member_id, endpoint_id";
     ProfileRow: "select owner, name, edition, cuts from network_profile", "owner, name";
 }
+
+mod composition;
+
+pub use composition::*;
 
 // === backbones, sites, access points, links ===
 
