@@ -13,7 +13,7 @@ use std::{
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use crate::staging;
+use crate::{network, staging};
 
 /// Where the file lies unless a flag, `MUSTER_AGENT_CONFIG` or the service manager says otherwise.
 pub const DEFAULT_FILE: &str = "/etc/muster-agent/agent.toml";
@@ -27,6 +27,8 @@ spool_bytes = 67108864
 log = "info"
 [accept]
 kinds = ["*"]
+[network]
+processes = []
 [staging.wrappers]
 "#;
 
@@ -40,6 +42,8 @@ pub struct Config {
     pub homes: Vec<String>,
     /// What home may ask for.
     pub accept: Accept,
+    /// The network domain.
+    pub network: network::Settings,
     /// The staging domain.
     pub staging: staging::Settings,
     /// Output kept until home has it, bytes.
