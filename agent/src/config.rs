@@ -13,7 +13,8 @@ use std::{
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use crate::{network, staging};
+use crate::network;
+use crate::staging;
 
 /// Where the file lies unless a flag, `MUSTER_AGENT_CONFIG` or the service manager says otherwise.
 pub const DEFAULT_FILE: &str = "/etc/muster-agent/agent.toml";
@@ -25,10 +26,9 @@ state_dir = "/var/lib/muster-agent"
 homes = []
 spool_bytes = 67108864
 log = "info"
+network = {}
 [accept]
 kinds = ["*"]
-[network]
-processes = []
 [staging.wrappers]
 "#;
 

@@ -4,13 +4,13 @@ use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::{model::Attributes, process::Running, profile::Held};
-use crate::durable;
+use super::{Settings, model::Attributes, process::Running, profile::Held};
+use crate::{durable, host::Host};
 
 const FILE: &str = "site.json";
 
@@ -27,6 +27,18 @@ pub struct Facts {
     pub profiles: BTreeMap<String, Held>,
     /// The processes by endpoint.
     pub processes: BTreeMap<String, Running>,
+}
+
+/// What the parts of one site share.
+pub struct Ground {
+    /// The owner's word.
+    pub settings: Settings,
+    /// The machine.
+    pub host: Arc<dyn Host>,
+    /// The site's folder.
+    pub folder: PathBuf,
+    /// What must not be forgotten.
+    pub memory: Memory,
 }
 
 /// The facts and their file.

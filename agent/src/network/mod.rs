@@ -1,11 +1,11 @@
 //! One site of a network: its router, kept equal to a document, and the programs behind it.
 //!
-//! - A *profile* is a key made here with its leaf from home, and whom to trust (`profile`). A leaf has an *edition*,
+//! - A *profile* is a key made here with its leaf from home, and whom to trust (`profile`, `leaves`). A leaf has an *edition*,
 //!   which home raises, and an *ordinal*, which is the agent's own count for the router.
 //! - What the router is to hold follows purely from the document, the profiles that have a leaf and the ports that
 //!   answer; so do its start-up file and what has to be done to a running one (`plan`).
 //! - The *start-up file* always says what the running router holds, so that a router that restarts needs nobody.
-//! - The router (`router`) and the programs (`process`) outlive the agent: they are known again by their number, their
+//! - The router (`router`) and the programs (`process`, `supervise`) outlive the agent: they are known again by their number, their
 //!   start and the boot. A running router is changed over its management (`management`), which is locked to the agent.
 //! - What is said of links, ports and the router rests on what the router shows, see `observe`.
 //!
@@ -13,6 +13,7 @@
 //! (a peer that is away, a port taken by somebody else) is a problem in the result, not a reason to try in a circle.
 
 mod apply;
+mod leaves;
 mod management;
 mod memory;
 mod model;
@@ -22,6 +23,7 @@ mod process;
 mod profile;
 mod router;
 mod sasl;
+mod supervise;
 mod wire;
 
 use std::{

@@ -233,31 +233,35 @@ impl Seen {
         link
     }
 
-    /// What is said of a listener. `is_free` says whether its port could be bound by somebody.
+    /// What is said of a listener. `bindable` says whether somebody could bind a port.
     pub fn listener(&self, listener: &Listener, bindable: impl Fn(&str, u16) -> Result<(), String>) -> Up {
         let is_there = self.entity(Kind::Listener, &listener.name).is_some();
         let up = is_there && self.listens_at(&listener.host, listener.port);
-        let message = match (up, is_there) {
-            (true, _) => String::new(),
-            (false, false) => "it waits for what it needs".into(),
-            (false, true) => bindable(&listener.host, listener.port)
-                .err()
-                .unwrap_or_else(|| "the router does not accept connections here yet".into()),
+        let waits = || {
+            let why =
+                if is_there { "the router does not accept connections here yet" } else { "it waits for what it needs" };
+            why.to_owned()
+        };
+        let message = match up {
+            true => String::new(),
+            false => bindable(&listener.host, listener.port).err().unwrap_or_else(waits),
         };
         Up { name: listener.name.clone(), up, message, ..Up::default() }
     }
 
     /// What is said of a tcp listener. It accepts connections only while a port behind its address can be reached.
-    pub fn tcp_listener(&self, tcp: &Tcp) -> Up {
+    pub fn tcp_listener(&self, tcp: &Tcp, bindable: impl Fn(&str, u16) -> Result<(), String>) -> Up {
         let Some(entity) = self.entity(Kind::TcpListener, &tcp.name) else {
             return Up { name: tcp.name.clone(), message: "it waits for what it needs".into(), ..Up::default() };
         };
         let up = text(&entity.attributes, "operStatus") == "up";
         let said = text(&entity.attributes, "connectionMsg");
+        let nobody = || format!("no port behind {} can be reached", tcp.address);
         let message = match (up, said) {
             (true, _) => String::new(),
             (false, said) if is_conflict(&said) => format!("port {} is taken by another program", tcp.port),
-            (false, said) if said.is_empty() => format!("no port behind {} can be reached", tcp.address),
+            // Before anybody can be reached the router does not try the port, and knows of no conflict.
+            (false, said) if said.is_empty() => bindable(&tcp.host, tcp.port).err().unwrap_or_else(nobody),
             (false, said) => said,
         };
         Up { up, message, ..counted(entity) }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::model::{Attributes, Entity, Kind, Local, Material, Mode, OWN, Role, Site, Tcp, Value};
+use super::model::{Attributes, Entity, Kind, Listener, Local, Material, Mode, OWN, Role, Site, Tcp, Value};
 
 /// Name of a router's policy for the members of a listener, as management spells it.
 const VHOST: &str = "vhost/";
@@ -24,15 +24,22 @@ pub enum Action {
 }
 
 /// The entities a site's router is to hold, in the order in which they are made: those of profiles that can be used, of
-/// endpoints that are wanted, and of ports behind which somebody answers.
-pub fn wanted(site: &Site, profiles: &BTreeMap<String, Material>, healthy: &BTreeSet<String>) -> Vec<Entity> {
+/// endpoints that are wanted, and of ports behind which somebody answers. A listener whose port is `taken` by somebody
+/// else is left out: a router that is told to bind one lists it all the same, and may crash over the next.
+pub fn wanted(
+    site: &Site,
+    profiles: &BTreeMap<String, Material>,
+    healthy: &BTreeSet<String>,
+    taken: &BTreeSet<String>,
+) -> Vec<Entity> {
     let mut entities = Vec::new();
     for profile in &site.profiles {
         if let Some(material) = profiles.get(&profile.name) {
             entities.push(ssl_profile(&profile.name, material));
         }
     }
-    for listener in site.listeners.iter().filter(|l| profiles.contains_key(&l.profile)) {
+    let can_listen = |l: &&Listener| profiles.contains_key(&l.profile) && !taken.contains(&l.name);
+    for listener in site.listeners.iter().filter(can_listen) {
         let mut attributes = locked(listener.role.word(), &listener.host, listener.port, &listener.profile);
         if listener.role == Role::Edge {
             attributes.insert("policyVhost".into(), listener.name.as_str().into());

@@ -251,6 +251,15 @@ fn names(site: &Site) -> Result<(), Refused> {
             return Err(malformed(format!("name {name:?} is given twice; the router knows one list of names")));
         }
     }
+    for (n, one) in site.listeners.iter().enumerate() {
+        let overlaps = |other: &&Listener| {
+            let anywhere = [one, *other].iter().any(|l| matches!(l.host.as_str(), "" | "0.0.0.0" | "::"));
+            other.port == one.port && (other.host == one.host || anywhere)
+        };
+        if site.listeners[..n].iter().any(|other| overlaps(&other)) {
+            return Err(malformed(format!("listeners.port {}: two listeners cannot have one port", one.port)));
+        }
+    }
     let known = |profile: &str| site.profiles.iter().any(|p| p.name == profile);
     let used = site.listeners.iter().map(|l| &l.profile).chain(site.connectors.iter().map(|c| &c.profile));
     match used.into_iter().find(|profile| !known(profile)) {

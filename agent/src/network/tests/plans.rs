@@ -160,7 +160,9 @@ fn example() -> proto::Site {
 fn wanted() -> (Site, Vec<Entity>) {
     let site = read(&example()).unwrap();
     let materials = BTreeMap::from([("net1".to_owned(), material(3))]);
-    let wanted = plan::wanted(&site, &materials, &BTreeSet::from(["sound".to_owned()]));
+    let wanted = plan::wanted(&site, &materials, &BTreeSet::from(["sound".to_owned()]), &BTreeSet::new());
+    let without = plan::wanted(&site, &materials, &BTreeSet::new(), &BTreeSet::from(["edges".to_owned()]));
+    assert!(without.iter().all(|e| e.kind != Kind::Listener), "its port is taken");
     (site, wanted)
 }
 
@@ -218,6 +220,12 @@ fn what_cannot_be_is_refused_by_its_field() {
     assert!(refused(|d| d.listeners[0].name = "muster-agent-x".into()).contains("agent's own"));
     assert!(refused(|d| d.listeners[0].members.push("a,b".into())).contains("members"));
     assert!(refused(|d| d.listeners[0].profile = "gone".into()).contains("gone"));
+    let everywhere = |d: &mut proto::Site| {
+        let mut other = rig::listener("other", Role::Edge, 45671, "net1", &[]);
+        other.host = String::new();
+        d.listeners.push(other);
+    };
+    assert!(refused(everywhere).contains("45671"));
     assert!(refused(|d| d.tcp_listeners[0].port = 70_000).contains("70000"));
     assert!(refused(|d| d.connectors[0].role = 0).contains("role"));
     assert!(refused(|d| d.mode = proto::Mode::Interior.into()).contains("tenant"));
