@@ -26,6 +26,7 @@ use crate::{
     identity::Keeper,
     ledger::Ledger,
     link::{self, Link},
+    network,
     settings::Settings,
     spool::Spool,
     staging,
@@ -124,8 +125,10 @@ fn kernel(
     });
     let spool = Spool::open(&state_dir, config.spool_bytes, &known, outcomes)
         .with_context(|| format!("the spool in {} cannot be opened", state_dir.display()))?;
+    let spool = Arc::new(spool);
     let settings = Settings { keeper: keeper.clone(), sample_seconds: sample_seconds.clone() };
     let mut drivers: Vec<Arc<dyn Driver>> = vec![Arc::new(settings)];
+    drivers.extend(network::drivers(&config.network, host.clone(), spool.clone(), &state_dir));
     drivers.extend(staging::drivers(&config.staging, host.clone(), state_dir.clone()));
     Ok(Kernel::new(ledger, spool, host, drivers, config.accept.kinds.clone(), state_dir))
 }

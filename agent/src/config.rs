@@ -13,6 +13,7 @@ use std::{
 use serde::Deserialize;
 use toml::{Table, Value};
 
+use crate::network;
 use crate::staging;
 
 /// Where the file lies unless a flag, `MUSTER_AGENT_CONFIG` or the service manager says otherwise.
@@ -25,6 +26,7 @@ state_dir = "/var/lib/muster-agent"
 homes = []
 spool_bytes = 67108864
 log = "info"
+network = {}
 [accept]
 kinds = ["*"]
 [staging.wrappers]
@@ -40,6 +42,8 @@ pub struct Config {
     pub homes: Vec<String>,
     /// What home may ask for.
     pub accept: Accept,
+    /// The network domain.
+    pub network: network::Settings,
     /// The staging domain.
     pub staging: staging::Settings,
     /// Output kept until home has it, bytes.

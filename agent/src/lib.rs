@@ -3,7 +3,7 @@
 //!
 //! - [`link`] is the one stream to home, over [`dial`], as the [`identity`] that home gave.
 //! - [`ledger`] is what must not be forgotten; [`spool`] is what is to be said.
-//! - [`driver`] judges what arrives and runs any driver by one loop; [`settings`] and [`staging`] are the drivers.
+//! - [`driver`] judges what arrives and runs any driver by one loop; [`settings`], [`network`] and [`staging`] are the drivers.
 //! - [`host`] is the only door to the machine, [`crash`] the list of places at which tests cut the power.
 //! - [`app`] puts one agent together; [`config`] is its owner's word, [`status`] and [`doctor`] are for people.
 //!
@@ -21,6 +21,7 @@ pub mod host;
 pub mod identity;
 pub mod ledger;
 pub mod link;
+pub mod network;
 pub mod settings;
 pub mod spool;
 pub mod staging;

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     io,
+    net::SocketAddr,
     path::Path,
     sync::{
         Arc, Mutex,
@@ -122,6 +123,21 @@ impl Host for FakeHost {
                 () = tokio::time::sleep(program.limit) => Ok(Exit { code: None, signal: Some(15), timed_out: true, cancelled: false }),
             }
         })
+    }
+
+    fn start<'a>(&'a self, program: Program, _: &'a Path, _: &'a dyn Watch) -> BoxFuture<'a, Result<(), NotStarted>> {
+        let why = format!("{} is not started: nothing goes on by itself on this host", program.path.display());
+        Box::pin(async { Err(NotStarted(why)) })
+    }
+
+    fn is_alive(&self, _: &Group) -> bool {
+        false
+    }
+
+    fn ask_to_end(&self, _: &Group) {}
+
+    fn listens_on(&self, _: &Group) -> BTreeSet<SocketAddr> {
+        BTreeSet::new()
     }
 
     fn end_group<'a>(&'a self, _: &'a Group) -> BoxFuture<'a, ()> {

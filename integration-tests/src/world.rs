@@ -308,7 +308,7 @@ impl Agent {
         let spool = Spool::open(state, self.config.spool_bytes, &[], []).expect("a spool");
         let drivers = muster_agent::staging::drivers(&self.config.staging, self.host.clone(), state.clone());
         let (host, accept) = (self.host.clone(), self.config.accept.kinds.clone());
-        let kernel = Arc::new(Kernel::new(ledger, spool, host, drivers, accept, state.clone()));
+        let kernel = Arc::new(Kernel::new(ledger, spool.into(), host, drivers, accept, state.clone()));
         let stop = CancellationToken::new();
         let (report, _) = watch::channel(link::Report::default());
         let link = Link::new(kernel.clone(), keeper, self.config.homes.clone(), report).run(stop.clone());

@@ -77,13 +77,15 @@ pub enum Turn {
     Settled(Settled),
     /// An action was carried out; observe again.
     Acted,
+    /// The plan is not empty, and what stands is worth telling; observe again when it says so.
+    Unsettled(Settled),
     /// Something is missing on the host, named in a sentence.
     Waiting(String),
     /// An action failed; it is tried again later.
     Failed(String),
 }
 
-/// A host that equals its document.
+/// What is told of a host: in the end that it equals its document.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Settled {
     /// The domain's own message.
@@ -120,7 +122,7 @@ pub struct Kernel {
     /// What must not be forgotten.
     pub ledger: Ledger,
     /// What is to be said.
-    pub spool: Spool,
+    pub spool: Arc<Spool>,
     /// The machine.
     pub host: Arc<dyn Host>,
     /// Drivers by kind.
@@ -143,7 +145,7 @@ impl Kernel {
     /// The shared part of an agent.
     pub fn new(
         ledger: Ledger,
-        spool: Spool,
+        spool: Arc<Spool>,
         host: Arc<dyn Host>,
         drivers: Vec<Arc<dyn Driver>>,
         accept: Vec<String>,

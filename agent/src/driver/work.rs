@@ -361,6 +361,7 @@ impl Work {
             }
             Turn::Settled(settled) => (Phase::Applied, settled.essence.clone(), settled.again),
             Turn::Acted => (Phase::Working, Vec::new(), Some(Duration::ZERO)),
+            Turn::Unsettled(told) => (Phase::Working, told.essence.clone(), told.again.or(Some(RETRY_FIRST))),
             Turn::Waiting(what) => (Phase::Waiting, what.clone().into_bytes(), None),
             Turn::Failed(why) => (Phase::Failed, why.clone().into_bytes(), None),
         };
@@ -374,7 +375,7 @@ impl Work {
         }
         let mut report = Report::new(&assignment, phase, kernel.host.now_ms());
         match turn {
-            Turn::Settled(settled) => report.result = settled.result,
+            Turn::Settled(told) | Turn::Unsettled(told) => report.result = told.result,
             Turn::Acted => {}
             Turn::Waiting(what) => report.conditions.push(condition("Ready", false, "Waiting", what)),
             Turn::Failed(why) => report.conditions.push(condition("Ready", false, "Failed", why)),

@@ -1,10 +1,15 @@
 //! The machine itself.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
+    net::SocketAddr,
     os::{
         fd::OwnedFd,
-        unix::{fs::PermissionsExt, process::ExitStatusExt},
+        unix::{
+            fs::{OpenOptionsExt, PermissionsExt},
+            process::ExitStatusExt,
+        },
     },
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
@@ -85,26 +90,39 @@ impl Machine {
         };
         let kept = ["PATH", "HOME", "LANG"].into_iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
         command.args(&program.args).env_clear().envs(kept).envs(program.env.iter().map(|(k, v)| (k, v)));
-        command.current_dir(&program.folder).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.current_dir(&program.folder);
         command
     }
 
     /// Starts a program, waiting a moment for one that is just being written: a fork elsewhere in this process may hold
     /// the file open for the time until its own exec.
-    async fn start_patiently(&self, program: &Program, watch: &dyn Watch) -> Result<(Child, Reins), NotStarted> {
+    async fn start_patiently(
+        &self,
+        program: &Program,
+        log: Option<&Path>,
+        watch: &dyn Watch,
+    ) -> Result<(Child, Reins), NotStarted> {
         for _ in 0..BUSY_LOOKS {
-            match self.start(program, watch).await {
+            match self.start_once(program, log, watch).await {
                 Err(e) if Errno::from_io_error(&e) == Some(Errno::TXTBSY) => sleep(LOOK).await,
                 started => return started.map_err(|e| explain(program, &e)),
             }
         }
-        self.start(program, watch).await.map_err(|e| explain(program, &e))
+        self.start_once(program, log, watch).await.map_err(|e| explain(program, &e))
     }
 
-    async fn start(&self, program: &Program, watch: &dyn Watch) -> io::Result<(Child, Reins)> {
+    /// Output goes to the end of `log`, or else to the caller.
+    async fn start_once(&self, program: &Program, log: Option<&Path>, watch: &dyn Watch) -> io::Result<(Child, Reins)> {
         fs::create_dir_all(&program.folder)
             .map_err(|e| io::Error::other(format!("no working folder {}: {e}", program.folder.display())))?;
         let mut command = self.command(program);
+        match log {
+            Some(path) => {
+                let log = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+                command.stdout(log.try_clone()?).stderr(log);
+            }
+            None => drop(command.stdout(Stdio::piped()).stderr(Stdio::piped())),
+        }
         let gate = match &self.helper {
             Some(_) => {
                 let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
@@ -151,7 +169,7 @@ impl Host for Machine {
     ) -> BoxFuture<'a, Result<Exit, NotStarted>> {
         Box::pin(async move {
             let _folder = Folder(&program.folder);
-            let (mut child, mut reins) = self.start_patiently(&program, watch).await?;
+            let (mut child, mut reins) = self.start_patiently(&program, None, watch).await?;
             let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
             let output = async {
                 tokio::join!(copy(stdout, Stream::Stdout, watch), copy(stderr, Stream::Stderr, watch));
@@ -193,10 +211,37 @@ impl Host for Machine {
         })
     }
 
+    fn start<'a>(
+        &'a self,
+        program: Program,
+        log: &'a Path,
+        watch: &'a dyn Watch,
+    ) -> BoxFuture<'a, Result<(), NotStarted>> {
+        Box::pin(async move {
+            let (_child, mut reins) = self.start_patiently(&program, Some(log), watch).await?;
+            reins.0 = None;
+            Ok(())
+        })
+    }
+
+    fn is_alive(&self, group: &Group) -> bool {
+        proc::is_alive(group)
+    }
+
+    fn ask_to_end(&self, group: &Group) {
+        if proc::is_alive(group) {
+            signal_group(Pid::from_raw(group.pgid), Signal::TERM);
+        }
+    }
+
+    fn listens_on(&self, group: &Group) -> BTreeSet<SocketAddr> {
+        if proc::is_alive(group) { proc::listens_on(group.pgid) } else { BTreeSet::new() }
+    }
+
     fn end_group<'a>(&'a self, group: &'a Group) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             while proc::is_alive(group) {
-                Reins(Pid::from_raw(group.pgid)).signal(Signal::KILL);
+                signal_group(Pid::from_raw(group.pgid), Signal::KILL);
                 sleep(LOOK).await;
             }
         })
@@ -278,10 +323,7 @@ impl Host for Machine {
 
 impl Reins {
     fn signal(&self, signal: Signal) {
-        if let Some(pid) = self.0 {
-            // Before it made its own group, the helper is met when it leaves its gate unopened: its socket ends.
-            let _ = kill_process_group(pid, signal);
-        }
+        signal_group(self.0, signal);
     }
 }
 
@@ -296,6 +338,13 @@ impl Drop for Reins {
 impl Drop for Folder<'_> {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(self.0);
+    }
+}
+
+fn signal_group(group: Option<Pid>, signal: Signal) {
+    if let Some(group) = group {
+        // Before it made its own group, the helper is met when it leaves its gate unopened: its socket ends.
+        let _ = kill_process_group(group, signal);
     }
 }
 

@@ -8,6 +8,8 @@ mod machine;
 mod proc;
 
 use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -27,6 +29,20 @@ pub trait Host: Send + Sync + 'static {
         cancel: CancellationToken,
         watch: &'a dyn Watch,
     ) -> BoxFuture<'a, Result<Exit, NotStarted>>;
+    /// Starts a program that goes on without the agent, in its own process group and a working folder that stays. Its
+    /// output is appended to a file, which may be cut short while the program runs.
+    fn start<'a>(
+        &'a self,
+        program: Program,
+        log: &'a Path,
+        watch: &'a dyn Watch,
+    ) -> BoxFuture<'a, Result<(), NotStarted>>;
+    /// Whether a process of a group is left, if it is still the one named.
+    fn is_alive(&self, group: &Group) -> bool;
+    /// Asks the processes of a group to end, if it is still the one named.
+    fn ask_to_end(&self, group: &Group);
+    /// Where the leader of a group accepts TCP connections.
+    fn listens_on(&self, group: &Group) -> BTreeSet<SocketAddr>;
     /// Kills a process group, if it is still the one named, and waits until no process of it is left.
     fn end_group<'a>(&'a self, group: &'a Group) -> BoxFuture<'a, ()>;
     /// Whether a file can be executed; if not, a sentence that names it and what would be right.
@@ -71,9 +87,9 @@ pub struct Program {
     pub args: Vec<String>,
     /// Additional environment.
     pub env: Vec<(String, String)>,
-    /// Working folder of its own: made for the run, removed after it.
+    /// Working folder of its own: made for it, and removed when a run has ended.
     pub folder: PathBuf,
-    /// Wall-clock limit.
+    /// Wall-clock limit of a run.
     pub limit: Duration,
     /// RLIMIT_DATA of each process, bytes; 0: the host's own.
     pub memory_bytes: u64,

@@ -1,6 +1,10 @@
 //! Reading `/proc`.
 
-use std::fs;
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
 use crate::ledger::Group;
 
@@ -37,6 +41,36 @@ pub fn is_alive(group: &Group) -> bool {
     let Ok(entries) = fs::read_dir("/proc") else { return false };
     let pids = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
     pids.filter_map(stat).any(|s| s.pgid == group.pgid && s.started >= group.started && !s.is_zombie)
+}
+
+/// Where a process accepts TCP connections.
+pub fn listens_on(pid: i32) -> BTreeSet<SocketAddr> {
+    let links = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let targets = links.filter_map(|link| fs::read_link(link.path()).ok());
+    let inodes: BTreeSet<String> =
+        targets.filter_map(|to| Some(to.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned())).collect();
+    let tables = ["tcp", "tcp6"].iter().filter_map(|name| fs::read_to_string(format!("/proc/{pid}/net/{name}")).ok());
+    let all: Vec<_> = tables.flat_map(|table| table.lines().filter_map(parse_listener).collect::<Vec<_>>()).collect();
+    all.into_iter().filter(|(_, inode)| inodes.contains(inode)).map(|(address, _)| address).collect()
+}
+
+/// Address and inode of a line of `/proc/net/tcp` or `tcp6` that stands for a listening socket.
+pub fn parse_listener(line: &str) -> Option<(SocketAddr, String)> {
+    const LISTEN: &str = "0A";
+    let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+    let (address, port) = fields.get(1)?.split_once(':')?;
+    // Each group of four bytes stands in the byte order of the machine.
+    let words = address.as_bytes().chunks(8).map(|word| {
+        let word = std::str::from_utf8(word).ok()?;
+        u32::from_str_radix(word, 16).ok().map(u32::to_ne_bytes)
+    });
+    let bytes = words.collect::<Option<Vec<_>>>()?.concat();
+    let ip = match <[u8; 4]>::try_from(bytes.as_slice()) {
+        Ok(four) => IpAddr::from(Ipv4Addr::from(four)),
+        Err(_) => Ipv6Addr::from(<[u8; 16]>::try_from(bytes.as_slice()).ok()?).to_canonical(),
+    };
+    (*fields.get(3)? == LISTEN).then_some(())?;
+    Some((SocketAddr::new(ip, u16::from_str_radix(port, 16).ok()?), (*fields.get(9)?).to_owned()))
 }
 
 fn stat(pid: i32) -> Option<Stat> {

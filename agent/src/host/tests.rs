@@ -142,3 +142,38 @@ fn a_program_name_with_parentheses_does_not_confuse_its_stat() {
     let stat = "42 (a) b) S 1 77 77 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 12345 0 0";
     assert_eq!(proc::parse(stat), Some(proc::Stat { pgid: 77, started: 12345, is_zombie: false }));
 }
+
+#[tokio::test]
+async fn a_program_that_was_started_goes_on_by_itself_and_ends_when_it_is_asked() {
+    let (dir, seen) = (tempfile::tempdir().unwrap(), Seen::default());
+    let log = dir.path().join("log");
+    let host = Machine::new(None);
+    host.start(script(dir.path(), "echo begun; pwd >&2; exec sleep 1000"), &log, &seen).await.unwrap();
+    let group = seen.group.lock().unwrap().clone().unwrap();
+    let said = || fs::read_to_string(&log).unwrap();
+    while !said().ends_with("/work\n") {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(said().lines().next(), Some("begun"));
+    assert!(host.is_alive(&group) && host.listens_on(&group).is_empty());
+    let other = Group { started: group.started + 1, ..group.clone() };
+    host.ask_to_end(&other);
+    assert!(!host.is_alive(&other) && host.is_alive(&group), "another of the same number is left alone");
+    host.ask_to_end(&group);
+    while host.is_alive(&group) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(dir.path().join("work").exists(), "its folder stays");
+}
+
+#[test]
+fn where_a_process_accepts_connections_is_known() {
+    let four = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let listeners = [std::net::TcpListener::bind("127.0.0.1:0"), std::net::TcpListener::bind("[::]:0")];
+    let found = proc::listens_on(i32::try_from(std::process::id()).unwrap());
+    for listener in listeners.into_iter().flatten() {
+        let address = listener.local_addr().unwrap();
+        assert!(found.contains(&address), "{address} in {found:?}");
+    }
+    assert!(!found.contains(&four), "it was closed");
+}

@@ -83,7 +83,7 @@ fn start(state: &Path, idle: Arc<Idle>) -> anyhow::Result<[tokio::task::JoinHand
     let spool = Spool::open(state, 1 << 20, &[], outcomes)?;
     let settings = Settings { keeper: keeper.clone(), sample_seconds: Arc::default() };
     let drivers: Vec<Arc<dyn Driver>> = vec![Arc::new(settings), idle];
-    let kernel = Arc::new(Kernel::new(ledger, spool, host, drivers, vec!["*".into()], state.to_owned()));
+    let kernel = Arc::new(Kernel::new(ledger, spool.into(), host, drivers, vec!["*".into()], state.to_owned()));
     let link = Link::new(kernel.clone(), keeper, Vec::new(), watch::Sender::new(Report::default()));
     let stop = CancellationToken::new();
     Ok([tokio::spawn(work::run(kernel, stop.clone(), || ())), tokio::spawn(link.run(stop))])
