@@ -1,3 +1,6 @@
+mod contract;
+mod peer;
 mod plans;
+mod processes;
 mod rig;
 mod stories;

@@ -38,7 +38,7 @@ pub struct Site {
     pub name: String,
     pub settings: Settings,
     pub driver: Sites,
-    pub host: Arc<Machine>,
+    pub host: Arc<dyn Host>,
     pub home: Arc<Home>,
     pub document: proto::Site,
     pub generation: u64,
@@ -108,7 +108,11 @@ impl Home {
 
 impl Site {
     pub fn new(document: proto::Site, home: Arc<Home>, settings: Settings) -> Self {
-        let (dir, host) = (tempfile::tempdir().unwrap(), Arc::new(Machine::new(None)));
+        Self::on(Arc::new(Machine::new(None)), document, home, settings)
+    }
+
+    pub fn on(host: Arc<dyn Host>, document: proto::Site, home: Arc<Home>, settings: Settings) -> Self {
+        let dir = tempfile::tempdir().unwrap();
         let (driver, answering) = begin(dir.path(), &host, &home, &settings);
         let name = document.router.clone();
         Self { dir, name, settings, driver, host, home, document, generation: 1, _answering: answering }
@@ -181,7 +185,7 @@ impl Site {
     }
 }
 
-fn begin(dir: &Path, host: &Arc<Machine>, home: &Arc<Home>, settings: &Settings) -> (Sites, AbortOnDropHandle<()>) {
+fn begin(dir: &Path, host: &Arc<dyn Host>, home: &Arc<Home>, settings: &Settings) -> (Sites, AbortOnDropHandle<()>) {
     let spool = Arc::new(Spool::open(dir, 1 << 20, &[], []).unwrap());
     let answering = AbortOnDropHandle::new(tokio::spawn(home.clone().answer(spool.clone())));
     (Sites::new(settings.clone(), host.clone(), spool, dir.join("network")), answering)

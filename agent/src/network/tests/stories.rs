@@ -357,6 +357,7 @@ async fn what_is_at_the_other_end_is_told_as_what_it_is() {
             && link("nobody-there").contains("nobody accepts")
             && link("another").contains("router int-a is there, not int-z")
             && port("conflict").contains("taken by another program")
+            && port("tcp-conflict").contains("taken by another program")
             && port("no-backend").contains("can be reached")
     };
     let told = b.until("each as what it is", known).await;
