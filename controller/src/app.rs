@@ -46,6 +46,7 @@ use crate::{
 /// The domains, one line each.
 pub const DOMAINS: &[Entry] = &[
     // A domain is taken out by its line.
+    crate::network::ENTRY,
     crate::staging::ENTRY,
 ];
 

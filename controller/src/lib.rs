@@ -17,6 +17,7 @@ pub mod config;
 pub mod domain;
 pub mod error;
 pub mod fleet;
+pub mod network;
 pub mod ops;
 pub mod platform;
 pub mod staging;

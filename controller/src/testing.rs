@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use muster_pki::seal::SealKey;
 
-pub use crate::fleet::testing::{settle_agent, tell};
+pub use crate::fleet::testing::{settle_agent, settle_joined, tell};
 use crate::{
     certificate::{Certificates, model::Lives},
     fleet::{Fleet, Surroundings},

@@ -38,7 +38,7 @@ pub struct RouterLeaf<'a> {
 // === impl Certificates: lines ===
 
 impl Certificates {
-    /// Makes the first authority of a line, or another one beside it. Gives its row. `name` is for people.
+    /// Makes the first authority of a line, or the next one beside it, which signs nothing yet. `name` is for people.
     pub async fn prepare_line(&self, tx: &mut Tx, actor: &Actor, line: &str, name: &str) -> Result<()> {
         let rows = store::authorities(tx, line).await?;
         if rows.iter().any(|r| r.stage == "prepared") {
@@ -92,13 +92,13 @@ impl Certificates {
         Ok(())
     }
 
-    /// Whom lines trust, DER, oldest first: of one line, or of all when that is empty.
-    pub async fn trusted(&self, conn: &mut Conn, line: &str) -> Result<BTreeMap<String, Vec<Vec<u8>>>> {
-        let mut lines = BTreeMap::<String, Vec<Vec<u8>>>::new();
-        for (line, der) in store::trusted(conn, line).await? {
-            lines.entry(line).or_default().push(der);
+    /// Whom these lines trust, DER, oldest first.
+    pub async fn trusted(&self, conn: &mut Conn, lines: &[String]) -> Result<BTreeMap<String, Vec<Vec<u8>>>> {
+        let mut trusted = BTreeMap::<String, Vec<Vec<u8>>>::new();
+        for (line, der) in store::trusted(conn, lines).await? {
+            trusted.entry(line).or_default().push(der);
         }
-        Ok(lines)
+        Ok(trusted)
     }
 
     /// Issues a router's leaf and gives it with its authority, DER. The same key gets the same leaf again, so that a lost

@@ -4,7 +4,7 @@ use sqlx::FromRow;
 
 use crate::{
     error::Result,
-    platform::db::{Conn, list, query},
+    platform::db::{Conn, Engine, ROWS, list, query},
 };
 
 /// An authority as stored.
@@ -65,11 +65,19 @@ pub async fn all_authorities(conn: &mut Conn) -> Result<Vec<AuthorityRow>> {
     Ok(sqlx::query_as(sqlx::AssertSqlSafe(text)).fetch_all(conn).await?)
 }
 
-/// What lines trust: (line, DER) of each authority that is not retired, oldest first. Of one line, or of all when empty.
-pub async fn trusted(conn: &mut Conn, line: &str) -> Result<Vec<(String, Vec<u8>)>> {
-    let text = "select line, der from certificate_authority where stage <> 'retired' and role = 'root' \
-                and ($1 = '' or line = $1) order by line, generation";
-    Ok(sqlx::query_as(text).bind(line).fetch_all(conn).await?)
+/// What these lines trust: (line, DER) of each authority that is not retired, oldest first.
+pub async fn trusted(conn: &mut Conn, lines: &[String]) -> Result<Vec<(String, Vec<u8>)>> {
+    let mut found = Vec::new();
+    for piece in lines.chunks(ROWS) {
+        let text = format!(
+            "select line, der from certificate_authority where stage <> 'retired' and role = 'root' and line in ({}) \
+             order by line, generation",
+            Engine::of(conn).each(piece.len())
+        );
+        let select = piece.iter().fold(sqlx::query_as(sqlx::AssertSqlSafe(text)), |q, line| q.bind(line.clone()));
+        found.extend(select.fetch_all(&mut *conn).await?);
+    }
+    Ok(found)
 }
 
 pub async fn insert_authority(conn: &mut Conn, row: &AuthorityRow) -> Result<()> {

@@ -10,13 +10,22 @@ use crate::platform::db::Db;
 
 /// Puts an agent into the house that enrolled and has never been home.
 pub async fn settle_agent(fleet: &Fleet, id: &str, class: Class, labels: &[(&str, &str)]) -> AgentId {
+    settle(fleet, id, class, labels, None).await
+}
+
+/// The same, of an agent that joined by an invitation.
+pub async fn settle_joined(fleet: &Fleet, id: &str, class: Class, invitation: &str) -> AgentId {
+    settle(fleet, id, class, &[], Some(invitation)).await
+}
+
+async fn settle(fleet: &Fleet, id: &str, class: Class, labels: &[(&str, &str)], invitation: Option<&str>) -> AgentId {
     let labels: Labels = labels.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
     let row = AgentRow {
         id: id.into(),
         name: format!("host-{id}"),
         class: class.name().into(),
         labels: serde_json::to_string(&labels).expect("labels are plain data"),
-        invitation_id: None,
+        invitation_id: invitation.map(str::to_owned),
         enrolled_at: 1,
         standing: "ok".into(),
         revoked_at: None,

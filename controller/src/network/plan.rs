@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::model::{
     AccessKind, AccessPointId, BackboneId, Choice, Distribution, EndpointId, EndpointKind, LinkId, MemberId,
-    Membership, NetworkId, Part, Phase, Scope, ServiceLinkId, SiteId,
+    Membership, NetworkId, Part, Phase, Scope, ServiceLinkId, SiteId, backbone_line, network_line,
 };
 use crate::fleet::model::AgentId;
 
@@ -444,7 +444,7 @@ impl<'a> Index<'a> {
     }
 
     fn interior(&self, it: &Interior) -> Site {
-        let line = format!("backbone/{}", it.backbone);
+        let line = backbone_line(&it.backbone);
         let mut site = Site { router: it.router.clone(), ..Site::default() };
         site.profiles.push(self.profile(&it.id.0, PEER_PROFILE.into(), &line));
         for point in self.points.get(&it.id).into_iter().flatten() {
@@ -485,7 +485,7 @@ impl<'a> Index<'a> {
         let Some(network) = self.it.networks.get(&port.network).filter(|n| n.phase == Phase::Active) else { return };
         let profile = member_profile(&network.id);
         if !site.profiles.iter().any(|p| p.name == profile) {
-            site.profiles.push(self.profile(&it.id.0, profile.clone(), &format!("network/{}", network.id)));
+            site.profiles.push(self.profile(&it.id.0, profile.clone(), &network_line(&network.id)));
             site.addresses.extend(self.addresses(network));
         }
         let mut members = self.hanging.get(&(&point.id, &network.id)).cloned().unwrap_or_default();
@@ -506,7 +506,7 @@ impl<'a> Index<'a> {
             return None;
         }
         let mut site = Site { router: it.router.clone(), tenant: Some(network.tenant.clone()), ..Site::default() };
-        site.profiles.push(self.profile(&it.id.0, UPLINK_PROFILE.into(), &format!("network/{}", network.id)));
+        site.profiles.push(self.profile(&it.id.0, UPLINK_PROFILE.into(), &network_line(&network.id)));
         if network.phase != Phase::Active {
             return Some(site);
         }

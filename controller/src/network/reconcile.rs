@@ -68,19 +68,23 @@ impl Reconcile {
         Ok(round)
     }
 
-    /// The safety net: plans every site. Where all is as it should be nothing is written.
+    /// The safety net: plans every site, and writes only where one is not what it should be.
     async fn plan_all(&self) -> Result<()> {
         let networks = &self.networks;
+        let mut conn = networks.fleet.db.read().await?;
+        let all = Concern::all(&mut conn).await?;
+        if !networks.differs(&mut conn, &all).await? {
+            return Ok(());
+        }
+        drop(conn);
         networks
             .fleet
             .db
             .write(|mut tx| async move {
-                let concern = Concern::all(&mut tx).await?;
-                if networks.differs(&mut tx, &concern).await? {
-                    let change = Actor::controller().change("network.replanned", "network");
-                    let seq = tx.record(change).await?;
-                    networks.push(&mut tx, seq, &concern).await?;
-                }
+                // Read anew: what was missing may have been put meanwhile.
+                let all = Concern::all(&mut tx).await?;
+                let seq = tx.record(Actor::controller().change("network.replanned", "network")).await?;
+                networks.push(&mut tx, seq, &all).await?;
                 tx.done(())
             })
             .await

@@ -46,7 +46,7 @@ pub struct Network {
     /// Where it stands in its time.
     pub phase: Phase,
     /// Sites that belong to it.
-    pub members: usize,
+    pub members: i64,
     /// Milliseconds since the Unix epoch.
     pub created_at: i64,
     /// For `If-Match`.
@@ -435,14 +435,15 @@ pub(super) async fn owned(it: &Networks, conn: &mut Conn, caller: &Caller, name:
 async fn views(conn: &mut Conn, rows: Vec<NetworkRow>) -> Result<Vec<Network>> {
     let backbones: Vec<BackboneRow> = store::rows(conn, Of::All).await?;
     let backbones: BTreeMap<_, _> = backbones.into_iter().map(|b| (b.id, b.name)).collect();
+    let ids: Vec<_> = rows.iter().map(|r| r.id.clone()).collect();
+    let mut counts = store::member_counts(conn, &ids).await?;
     let mut views = Vec::new();
     for row in rows {
-        let members: Vec<MemberRow> = store::by(conn, "network_id", &row.id).await?;
         let times = times_of(&row);
         views.push(Network {
             backbone: backbones.get(&row.backbone_id).cloned().unwrap_or_default(),
             phase: word(&row.phase)?,
-            members: members.iter().filter(|m| m.membership == "member").count(),
+            members: counts.remove(&row.id).unwrap_or_default(),
             name: row.name,
             owner: row.owner,
             times,

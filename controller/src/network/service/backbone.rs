@@ -4,7 +4,7 @@ use super::{
     super::{
         model::{AccessKind, BackboneId, MAX_SITES, backbone_line, check_host, check_name, check_port},
         plan::{Concern, PEER_PROFILE},
-        store::{self, AccessPointRow, BackboneRow, LinkRow, NetworkRow, PortRow, SiteRow, UplinkRow},
+        store::{self, AccessPointRow, BackboneRow, LinkRow, MemberRow, NetworkRow, Of, PortRow, SiteRow, UplinkRow},
     },
     Networks, fresh, router_name, spell, word,
 };
@@ -247,8 +247,12 @@ impl Networks {
                 let ports: Vec<PortRow> = store::by(&mut tx, "access_point_id", &point.id).await?;
                 let uplinks: Vec<UplinkRow> = store::by(&mut tx, "access_point_id", &point.id).await?;
                 let links = links.into_iter().map(|l| format!("link {}", l.id));
-                let ports = ports.into_iter().map(|p| format!("network {}", p.network_id));
-                let uplinks = uplinks.into_iter().map(|u| format!("member {}", u.member_id));
+                let networks: Vec<_> = ports.into_iter().map(|p| p.network_id).collect();
+                let networks: Vec<NetworkRow> = store::rows(&mut tx, Of::Each("id", &networks)).await?;
+                let ports = networks.into_iter().map(|n| format!("network {}", n.name));
+                let members: Vec<_> = uplinks.into_iter().map(|u| u.member_id).collect();
+                let members: Vec<MemberRow> = store::rows(&mut tx, Of::Each("id", &members)).await?;
+                let uplinks = members.into_iter().map(|m| format!("site {}", m.name));
                 stands_on("the access point", links.chain(ports).chain(uplinks))?;
                 store::delete(&mut tx, "network_access_point", &point.id).await?;
                 let subject = format!("{}/access-point/{name}", site_subject(backbone, site));

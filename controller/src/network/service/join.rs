@@ -131,7 +131,8 @@ async fn member_row(
         return Ok(None);
     }
     let wanted = super::super::model::name_from(name);
-    let free = |name: &String| there.iter().all(|m| m.name != *name);
+    let evicted = spell(&Membership::Evicted);
+    let free = |name: &String| there.iter().all(|m| m.name != *name || m.membership == evicted);
     let names = std::iter::once(wanted.clone()).chain((2..).map(|n| format!("{wanted}-{n}")));
     let name = names.into_iter().find(free).unwrap_or(wanted);
     let now = tx.now();

@@ -410,7 +410,8 @@ impl Networks {
     /// A member by name, or by id.
     pub async fn member(&self, tx: &mut Tx, network: &NetworkRow, name: &str) -> Result<MemberRow> {
         let members: Vec<MemberRow> = store::by(tx, "network_id", &network.id).await?;
-        let found = members.into_iter().find(|m| m.name == name || m.id == name);
+        let is_named = |m: &MemberRow| m.name == name && m.membership != spell(&Membership::Evicted);
+        let found = members.into_iter().find(|m| is_named(m) || m.id == name);
         found.ok_or_else(|| Error::not_found("site", name))
     }
 

@@ -8,7 +8,10 @@ use muster_proto::KIND_NETWORK_SITE;
 
 use super::{
     super::{
-        model::{AccessPointId, BackboneId, EndpointId, LinkId, MemberId, NetworkId, ServiceLinkId, SiteId},
+        model::{
+            AccessPointId, BackboneId, EndpointId, LinkId, MemberId, NetworkId, ServiceLinkId, SiteId, backbone_line,
+            network_line,
+        },
         plan::{self, Concern, Snapshot},
         store::{
             self, AccessPointRow, AttachmentRow, DecisionRow, EndpointRow, LinkRow, MemberRow, NetworkRow, Of, PortRow,
@@ -84,10 +87,10 @@ impl Networks {
     }
 
     /// Whether a push would change anything.
-    pub async fn differs(&self, tx: &mut Tx, concern: &Concern) -> Result<bool> {
-        let planned = planned(tx, &self.fleet.certificates, concern).await?;
+    pub async fn differs(&self, conn: &mut Conn, concern: &Concern) -> Result<bool> {
+        let planned = planned(conn, &self.fleet.certificates, concern).await?;
         let ids: Vec<_> = planned.iter().map(|(_, key, _)| key.id.clone()).collect();
-        let there = desired::assignments_of_kind(tx, KIND_NETWORK_SITE, &ids).await?;
+        let there = desired::assignments_of_kind(conn, KIND_NETWORK_SITE, &ids).await?;
         let there: BTreeMap<_, _> = there.into_iter().map(|e| ((e.agent, e.wanted.key), e.wanted.digest)).collect();
         let is_other = |(agent, key, bytes): &(AgentId, Key, Option<Vec<u8>>)| {
             let held = there.get(&(agent.clone(), key.clone())).filter(|digest| !digest.is_empty());
@@ -129,11 +132,11 @@ pub fn push<'a>(
 
 /// The documents of a concern; none where a site is to be nothing.
 async fn planned(
-    tx: &mut Tx,
+    conn: &mut Conn,
     certificates: &Certificates,
     concern: &Concern,
 ) -> Result<Vec<(AgentId, Key, Option<Vec<u8>>)>> {
-    let snapshot = load(tx, certificates, concern).await?;
+    let snapshot = load(conn, certificates, concern).await?;
     let planned = plan::plan(&snapshot, concern);
     let document = |(agent, id): (AgentId, String)| {
         let bytes = planned.get(&agent).map(wire::site);
@@ -157,7 +160,9 @@ pub async fn load(conn: &mut Conn, certificates: &Certificates, concern: &Concer
     let parts = parts(conn, &sites, &members).await?;
     let composed = composed(conn, &parts, &members).await?;
     let profiles: Vec<ProfileRow> = store::rows(conn, Of::Each("owner", &[sites, members].concat())).await?;
-    let trust = certificates.trusted(conn, "").await?;
+    let backbones = parts.interiors.iter().map(|s| backbone_line(&BackboneId(s.backbone_id.clone())));
+    let networks = parts.networks.iter().map(|n| network_line(&NetworkId(n.id.clone())));
+    let trust = certificates.trusted(conn, &set(backbones.chain(networks))).await?;
     parts.snapshot(composed, profiles, trust)
 }
 

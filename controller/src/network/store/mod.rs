@@ -1,6 +1,8 @@
 //! All SQL of networks: rows as they are, one statement a function.
 
-use sqlx::{FromRow, any::AnyRow};
+use std::collections::BTreeMap;
+
+use sqlx::{FromRow, Row, any::AnyRow};
 
 use crate::{
     error::Result,
@@ -387,6 +389,23 @@ pub async fn take_port(tx: &mut Tx, point: &AccessPointRow, network: &str) -> Re
         .execute(&mut **tx)
         .await?;
     Ok(Some(port))
+}
+
+/// How many sites belong to each of these networks.
+pub async fn member_counts(conn: &mut Conn, networks: &[String]) -> Result<BTreeMap<String, i64>> {
+    let mut counts = BTreeMap::new();
+    for piece in networks.chunks(ROWS) {
+        let text = format!(
+            "select network_id, count(*) from network_member where membership = 'member' and network_id in ({}) \
+             group by network_id",
+            Engine::of(conn).each(piece.len())
+        );
+        let select = piece.iter().fold(query(text), |q, id| q.bind(id.clone()));
+        for row in select.fetch_all(&mut *conn).await? {
+            counts.insert(row.try_get(0)?, row.try_get(1)?);
+        }
+    }
+    Ok(counts)
 }
 
 pub async fn insert_member(conn: &mut Conn, row: &MemberRow) -> sqlx::Result<()> {

@@ -119,9 +119,10 @@ create table network_member (
     joined_at bigint not null,
     evicted_at bigint,
     version bigint not null,
-    unique (network_id, name),
     foreign key (network_id, class) references network_class (network_id, name)
 );
+-- The name of one that was evicted is free again.
+create unique index network_member_name on network_member (network_id, name) where membership <> 'evicted';
 create index network_member_invitation on network_member (invitation_id);
 
 -- Where a member hangs on the backbone; at first as its invitation said.
