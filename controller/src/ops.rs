@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::Write,
     sync::{Arc, OnceLock, atomic::Ordering},
 };
 
@@ -10,7 +9,7 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
-use http::{StatusCode, header};
+use http::StatusCode;
 use sqlx::Row;
 use tokio_util::sync::CancellationToken;
 
@@ -20,7 +19,10 @@ use crate::{
     error::Result,
     fleet::{self, Fleet},
     platform::{db::Db, events},
-    web::{Policy, Routes},
+    web::{
+        Policy, Routes,
+        exposition::{Exposition, labels},
+    },
 };
 
 /// What the answers are made from; clones share it.
@@ -94,30 +96,11 @@ impl Ops {
 }
 
 async fn metrics(State(ops): State<Ops>) -> Result<Response> {
-    let text = ops.metrics().await?;
-    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
-}
-
-/// Prometheus' text form.
-#[derive(Default)]
-struct Text(String);
-
-impl Text {
-    fn family(&mut self, name: &str, kind: &str, help: &str, lines: impl IntoIterator<Item = (String, f64)>) {
-        // Writing into a String does not fail.
-        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
-        for (labels, value) in lines {
-            let _ = writeln!(self.0, "{name}{labels} {value}");
-        }
-    }
-
-    fn one(&mut self, name: &str, kind: &str, help: &str, value: f64) {
-        self.family(name, kind, help, [(String::new(), value)]);
-    }
+    Ok(ops.metrics().await?.into_response())
 }
 
 impl Ops {
-    async fn metrics(&self) -> Result<String> {
+    async fn metrics(&self) -> Result<Exposition> {
         let fleet = &self.fleet;
         let now = fleet.db.clock().now();
         let mut conn = fleet.db.read().await?;
@@ -128,12 +111,12 @@ impl Ops {
         let jobs = jobs(&fleet.db).await?;
         let count = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed) as f64;
         let counters = &fleet.registry.counters;
-        let mut text = Text::default();
-        let version = format!("{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"));
+        let mut text = Exposition::default();
+        let version = labels(&[("version", env!("CARGO_PKG_VERSION"))]);
         text.family("muster_build_info", "gauge", "The program.", [(version, 1.0)]);
         let agents = agents
             .into_iter()
-            .map(|(class, liveness, n)| (format!("{{class=\"{class}\",liveness=\"{liveness}\"}}"), n as f64));
+            .map(|(class, liveness, n)| (labels(&[("class", &class), ("liveness", &liveness)]), n as f64));
         text.family("muster_agents", "gauge", "Agents in good standing.", agents);
         let streams = fleet.registry.lines().len() as f64;
         text.one("muster_streams", "gauge", "Streams open at this replica.", streams);
@@ -146,25 +129,25 @@ impl Ops {
         ] {
             text.one(name, "counter", help, count(counter));
         }
-        let jobs = jobs.into_iter().map(|(state, n)| (format!("{{state=\"{state}\"}}"), n as f64));
+        let jobs = jobs.into_iter().map(|(state, n)| (labels(&[("state", &state)]), n as f64));
         text.family("muster_jobs", "gauge", "Jobs in the queue.", jobs);
         text.one("muster_event_seq", "counter", "The newest event.", head as f64);
         let mut nearest = BTreeMap::new();
         for (kind, end) in ends {
             nearest.insert(kind, (end - now) as f64 / 1000.0);
         }
-        let ends = nearest.into_iter().map(|(kind, seconds)| (format!("{{kind=\"{kind}\"}}"), seconds));
+        let ends = nearest.into_iter().map(|(kind, seconds)| (labels(&[("kind", &kind)]), seconds));
         let help = "Seconds until the next certificate in use ends.";
         text.family("muster_certificate_expiry_seconds", "gauge", help, ends);
         let loops = self.loops.get().map(Vec::as_slice).unwrap_or_default();
         let faults = loops
             .iter()
-            .map(|l| (format!("{{loop=\"{}\"}}", l.name), f64::from(u8::from(matches!(l.turn(), Turn::Badly(_))))));
+            .map(|l| (labels(&[("loop", l.name)]), f64::from(u8::from(matches!(l.turn(), Turn::Badly(_))))));
         text.family("muster_loop_failing", "gauge", "Whether the last round of a loop failed.", faults);
         if let Some(bytes) = resident_bytes() {
             text.one("process_resident_memory_bytes", "gauge", "Resident memory.", bytes as f64);
         }
-        Ok(text.0)
+        Ok(text)
     }
 }
 

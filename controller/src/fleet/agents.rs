@@ -1,5 +1,7 @@
 //! Agents as domains see them: who could be asked to do something.
 
+use std::collections::BTreeMap;
+
 use super::{
     model::{AgentId, Class, InvitationId, Labels, Liveness},
     store,
@@ -81,6 +83,15 @@ pub async fn invitation(conn: &mut Conn, id: &InvitationId) -> Result<Option<Ter
         deadline: row.deadline,
         revoked_at: row.revoked_at,
     }))
+}
+
+/// How these agents fare, as last written.
+pub async fn liveness(conn: &mut Conn, agents: &[String]) -> Result<BTreeMap<AgentId, Liveness>> {
+    let found = store::liveness(conn, agents).await?;
+    let parse = |(id, word): (String, String)| {
+        Ok((AgentId(id), Liveness::from_word(&word).ok_or_else(|| store::unknown_word(&word))?))
+    };
+    found.into_iter().map(parse).collect()
 }
 
 /// Who joined by these invitations and is in good standing: (agent, its name, the invitation).

@@ -252,6 +252,18 @@ pub async fn fetch_agent(conn: &mut Conn, id: &AgentId) -> Result<Option<AgentRo
     Ok(sqlx::query_as(sqlx::AssertSqlSafe(text)).bind(id.0.clone()).fetch_optional(conn).await?)
 }
 
+/// How agents fare: (id, liveness).
+pub async fn liveness(conn: &mut Conn, agents: &[String]) -> Result<Vec<(String, String)>> {
+    let mut found = Vec::new();
+    for piece in agents.chunks(ROWS) {
+        let each = Engine::of(conn).each(piece.len());
+        let text = format!("select id, liveness from fleet_agent where id in ({each})");
+        let select = piece.iter().fold(sqlx::query_as(sqlx::AssertSqlSafe(text)), |q, id| q.bind(id.clone()));
+        found.extend(select.fetch_all(&mut *conn).await?);
+    }
+    Ok(found)
+}
+
 /// How many agents of each class are in each liveness.
 pub async fn counts(conn: &mut Conn) -> Result<Vec<(String, String, i64)>> {
     let text = "select class, liveness, count(*) from fleet_agent where standing = 'ok' group by class, liveness";

@@ -14,6 +14,7 @@ mod model;
 mod plan;
 mod reconcile;
 mod service;
+mod status;
 mod store;
 mod wire;
 

@@ -48,15 +48,17 @@ pub enum Deployment {
     ReadyAutomatic,
     /// It has an access point for others, none of which is deployed yet: it may be the first.
     ReadyBootstrap,
-    /// Its router runs as it was told.
+    /// Its router runs.
     Deployed,
 }
 
 /// What decides an interior site's deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
-    /// Its agent has applied a configuration of it.
-    pub applied: bool,
+    /// Its router runs.
+    pub runs: bool,
+    /// Its agent has written its router's configuration and found no router to run with it.
+    pub rendered: bool,
     /// A link connects it with a deployed site.
     pub deployed_neighbour: bool,
     /// It has an access point, or a link to one of another site.
@@ -201,8 +203,11 @@ pub fn network_line(id: &NetworkId) -> String {
 
 /// Where an interior site stands, and what it waits for.
 pub fn deployment(it: Standing) -> (Deployment, &'static str) {
-    if it.applied {
+    let no_router = "a router on its host: its agent found none, and has written its configuration";
+    if it.runs {
         (Deployment::Deployed, "")
+    } else if it.has_way && it.rendered {
+        (if it.deployed_neighbour { Deployment::ReadyAutomatic } else { Deployment::ReadyBootstrap }, no_router)
     } else if it.deployed_neighbour {
         (Deployment::ReadyAutomatic, "install it: its links lead to a deployed site")
     } else if it.has_way {

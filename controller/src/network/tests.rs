@@ -1,3 +1,5 @@
+mod composition;
 mod model;
 mod plan;
 mod service;
+mod status;

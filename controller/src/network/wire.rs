@@ -6,6 +6,7 @@ use prost::Message;
 use super::{
     model::{Choice, Distribution, EndpointKind, Part, Word},
     plan::{Address, Allocated, Connector, Listener, Profile, Site, Tcp},
+    status::{self, RouterState, Told},
 };
 use crate::{
     error::{Error, Result},
@@ -41,6 +42,69 @@ pub fn asked(body: &[u8]) -> Result<Asked> {
         })),
         None => Err(Error::invalid("question", "home does not know this question; upgrade it first")),
     }
+}
+
+/// What an agent said of its site; none when it said nothing.
+pub fn told(result: &[u8], told_at: i64) -> Result<Option<Told>> {
+    use proto::router_status::State;
+    if result.is_empty() {
+        return Ok(None);
+    }
+    let it = proto::SiteResult::decode(result).map_err(Error::internal)?;
+    let router = it.router.unwrap_or_default();
+    let state = match router.state() {
+        State::Unspecified | State::Rendered => RouterState::Rendered,
+        State::Starting => RouterState::Starting,
+        State::Running => RouterState::Running,
+        State::Silent => RouterState::Silent,
+        State::Failed => RouterState::Failed,
+    };
+    let link = |l: proto::LinkStatus| status::Link {
+        name: clean(&l.name),
+        up: l.up,
+        since_at: l.since_ms,
+        message: clean(&l.message),
+    };
+    let port = |p: proto::PortStatus| status::Port {
+        name: clean(&p.name),
+        up: p.up,
+        message: clean(&p.message),
+        opened: p.connections_opened,
+        closed: p.connections_closed,
+    };
+    let process = |p: proto::ProcessStatus| status::Process {
+        endpoint: clean(&p.endpoint),
+        running: p.running,
+        healthy: p.healthy,
+        message: clean(&p.message),
+        restarts: p.restarts,
+    };
+    let profile = |p: proto::ProfileStatus| status::Profile {
+        name: clean(&p.name),
+        edition: p.edition,
+        cuts: p.cuts,
+        trust: p.trust.iter().map(|digest| muster_pki::hex(digest)).collect(),
+        serial: muster_pki::hex(&p.serial),
+        not_after_at: p.not_after_ms,
+        older_connections: p.older_connections,
+        connections: p.connections,
+    };
+    Ok(Some(Told {
+        router: status::Router {
+            state,
+            version: clean(&router.version),
+            memory_bytes: router.memory_bytes,
+            connections: router.connections,
+            started_at: router.started_ms,
+        },
+        links: it.links.into_iter().map(link).collect(),
+        ports: it.ports.into_iter().map(port).collect(),
+        processes: it.processes.into_iter().map(process).collect(),
+        profiles: it.profiles.into_iter().map(profile).collect(),
+        reachable: it.reachable.iter().map(|r| clean(r)).collect(),
+        problems: it.problems.iter().map(|p| clean(p)).collect(),
+        told_at,
+    }))
 }
 
 /// A leaf with its authority, as an answer.

@@ -7,6 +7,7 @@
 pub mod assets;
 pub mod body;
 pub mod etag;
+pub mod exposition;
 pub mod form;
 pub mod gate;
 pub mod history;

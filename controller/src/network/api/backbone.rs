@@ -7,22 +7,19 @@ use axum::{
     extract::{Path, State},
 };
 use http::StatusCode;
-use muster_proto::KIND_NETWORK_SITE;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
 use super::super::{
     model::{AccessKind, Deployment, Standing, deployment},
-    service::{Networks, NewAccessPoint, NewLink, word},
+    service::{Networks, NewAccessPoint, NewLink, standings, word},
+    status::{self, RouterState},
     store::{self, AccessPointRow, BackboneRow, LinkRow, Of, SiteRow},
 };
 use crate::{
     error::Result,
-    fleet::{
-        desired,
-        model::{AgentId, Phase},
-    },
+    fleet::model::AgentId,
     platform::db::Conn,
     web::{Body, Caller, Policy, Routes},
 };
@@ -55,6 +52,8 @@ pub struct Site {
     pub deployment: Deployment,
     /// What it waits for; empty when it is deployed.
     pub waits_for: String,
+    /// How it is, and why.
+    pub state: status::State,
     /// The agent that carries it out, once one has joined.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<AgentId>,
@@ -264,12 +263,16 @@ async fn remove_access_point(
 #[utoipa::path(get, path = "/api/v1/network/backbones/{backbone}/links", tag = "network",
     responses((status = 200, body = Vec<Link>)))]
 async fn links(State(it): State<Networks>, Path(backbone): Path<String>) -> Result<Json<Vec<Link>>> {
-    let mut conn = it.fleet.db.read().await?;
-    let on = it.backbone(&mut conn, &backbone).await?;
-    let sites: Vec<SiteRow> = store::by(&mut conn, "backbone_id", &on.id).await?;
+    Ok(Json(links_of(&it, &mut *it.fleet.db.read().await?, &backbone).await?))
+}
+
+/// The links of a backbone.
+pub(super) async fn links_of(it: &Networks, conn: &mut Conn, backbone: &str) -> Result<Vec<Link>> {
+    let on = it.backbone(conn, backbone).await?;
+    let sites: Vec<SiteRow> = store::by(conn, "backbone_id", &on.id).await?;
     let ids: Vec<_> = sites.iter().map(|s| s.id.clone()).collect();
-    let points: Vec<AccessPointRow> = store::rows(&mut conn, Of::Each("site_id", &ids)).await?;
-    let rows: Vec<LinkRow> = store::rows(&mut conn, Of::Each("site_id", &ids)).await?;
+    let points: Vec<AccessPointRow> = store::rows(conn, Of::Each("site_id", &ids)).await?;
+    let rows: Vec<LinkRow> = store::rows(conn, Of::Each("site_id", &ids)).await?;
     let names: BTreeMap<_, _> = sites.into_iter().map(|s| (s.id, s.name)).collect();
     let points: BTreeMap<_, _> = points.into_iter().map(|p| (p.id.clone(), p)).collect();
     let link = |row: LinkRow| {
@@ -277,7 +280,7 @@ async fn links(State(it): State<Networks>, Path(backbone): Path<String>) -> Resu
         let (from, to) = (names.get(&row.site_id)?.clone(), names.get(&point.site_id)?.clone());
         Some(Link { id: row.id, from, to, access_point: point.name.clone(), cost: row.cost })
     };
-    Ok(Json(rows.into_iter().filter_map(link).collect()))
+    Ok(rows.into_iter().filter_map(link).collect())
 }
 
 /// Makes a link
@@ -310,14 +313,15 @@ async fn remove_link(
 }
 
 /// The interior sites of a backbone as they stand.
-async fn sites_of(it: &Networks, conn: &mut Conn, backbone: &str) -> Result<Vec<Site>> {
+pub(super) async fn sites_of(it: &Networks, conn: &mut Conn, backbone: &str) -> Result<Vec<Site>> {
     let on = it.backbone(conn, backbone).await?;
     let sites: Vec<SiteRow> = store::by(conn, "backbone_id", &on.id).await?;
     let ids: Vec<_> = sites.iter().map(|s| s.id.clone()).collect();
     let points: Vec<AccessPointRow> = store::rows(conn, Of::Each("site_id", &ids)).await?;
     let links: Vec<LinkRow> = store::rows(conn, Of::Each("site_id", &ids)).await?;
-    let reports = desired::reports(conn, KIND_NETWORK_SITE, &ids).await?;
-    let applied: Vec<_> = reports.into_iter().filter(|r| r.phase == Phase::Applied).map(|r| r.key.id).collect();
+    let standings = standings(conn, sites.iter().map(|s| (&s.id, s.agent_id.as_ref()))).await?;
+    let is = |id: &String, state: RouterState| standings.told(id).is_some_and(|told| told.router.state == state);
+    let runs = |id: &String| is(id, RouterState::Running) || is(id, RouterState::Silent);
     let site_of = |point: &String| points.iter().find(|p| p.id == *point).map(|p| &p.site_id);
     let linked = |one: &String, other: &String| {
         let from_to = |l: &LinkRow, a: &String, b: &String| l.site_id == *a && site_of(&l.access_point_id) == Some(b);
@@ -327,8 +331,9 @@ async fn sites_of(it: &Networks, conn: &mut Conn, backbone: &str) -> Result<Vec<
     for row in &sites {
         let own: Vec<_> = points.iter().filter(|p| p.site_id == row.id).cloned().collect();
         let standing = Standing {
-            applied: applied.contains(&row.id),
-            deployed_neighbour: applied.iter().any(|other| linked(&row.id, other)),
+            runs: runs(&row.id),
+            rendered: is(&row.id, RouterState::Rendered),
+            deployed_neighbour: ids.iter().any(|other| runs(other) && linked(&row.id, other)),
             has_way: !own.is_empty() || links.iter().any(|l| l.site_id == row.id),
         };
         let (deployment, waits_for) = deployment(standing);
@@ -337,6 +342,7 @@ async fn sites_of(it: &Networks, conn: &mut Conn, backbone: &str) -> Result<Vec<
             router: row.router.clone(),
             deployment,
             waits_for: waits_for.into(),
+            state: standings.state(&row.id, row.agent_id.as_ref(), None),
             agent: row.agent_id.clone().map(AgentId),
             access_points: own.into_iter().map(AccessPoint::try_from).collect::<Result<_>>()?,
             created_at: row.created_at,

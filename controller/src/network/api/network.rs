@@ -13,7 +13,8 @@ use utoipa_axum::routes;
 
 use super::super::{
     model::{Membership, Phase, Times},
-    service::{Networks, NewInvitation, NewNetwork, times_of, word},
+    service::{Networks, NewInvitation, NewNetwork, standings, times_of, word},
+    status::{self, Health},
     store::{
         self, AccessPointRow, BackboneRow, ClassRow, EdgeLinkRow, InvitationRow, MemberRow, NetworkRow, Of, SiteRow,
     },
@@ -173,6 +174,8 @@ pub struct Member {
     pub class: String,
     /// Whether it belongs.
     pub membership: Membership,
+    /// How it is, and why.
+    pub state: status::State,
     /// The agent that carries it out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<AgentId>,
@@ -379,8 +382,7 @@ async fn revoke(
 async fn members(State(it): State<Networks>, caller: Caller, Path(name): Path<String>) -> Result<Json<Vec<Member>>> {
     let mut conn = it.fleet.db.read().await?;
     let on = owned(&it, &mut conn, &caller, &name).await?;
-    let rows: Vec<MemberRow> = store::by(&mut conn, "network_id", &on.id).await?;
-    Ok(Json(rows.into_iter().map(Member::try_from).collect::<Result<_>>()?))
+    Ok(Json(members_of(&mut conn, &on).await?))
 }
 
 /// Renames a member, or gives it another class
@@ -454,12 +456,22 @@ async fn views(conn: &mut Conn, rows: Vec<NetworkRow>) -> Result<Vec<Network>> {
     Ok(views)
 }
 
-impl TryFrom<MemberRow> for Member {
-    type Error = crate::error::Error;
-
-    fn try_from(row: MemberRow) -> Result<Self> {
-        Ok(Self {
-            membership: word(&row.membership)?,
+/// The sites of a network as they stand.
+pub(in crate::network) async fn members_of(conn: &mut Conn, on: &NetworkRow) -> Result<Vec<Member>> {
+    let rows: Vec<MemberRow> = store::by(conn, "network_id", &on.id).await?;
+    let standings = standings(conn, rows.iter().map(|m| (&m.id, m.agent_id.as_ref()))).await?;
+    let phase = word(&on.phase)?;
+    let view = |row: MemberRow| {
+        let membership = word(&row.membership)?;
+        let why = |why: &str| status::State { health: Health::Waiting, why: why.into() };
+        let state = match membership {
+            Membership::Asking => why("waits for the owner's approval"),
+            Membership::Evicted => why("evicted"),
+            Membership::Member => standings.state(&row.id, row.agent_id.as_ref(), Some(phase)),
+        };
+        Ok(Member {
+            membership,
+            state,
             id: row.id,
             name: row.name,
             router: row.router,
@@ -468,5 +480,6 @@ impl TryFrom<MemberRow> for Member {
             joined_at: row.joined_at,
             evicted_at: row.evicted_at,
         })
-    }
+    };
+    rows.into_iter().map(view).collect()
 }

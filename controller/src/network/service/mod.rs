@@ -6,6 +6,7 @@ mod composition;
 mod join;
 mod network;
 mod push;
+mod status;
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -22,6 +23,7 @@ pub use network::{NewInvitation, NewNetwork, times_of};
 #[cfg(test)]
 pub use push::load;
 pub use push::site_key;
+pub use status::{Standings, standings};
 
 /// The door to networks; clones share it.
 #[derive(Debug, Clone)]

@@ -18,7 +18,10 @@ use crate::{
         model::{AgentId, Class, Labels},
         service,
     },
-    platform::{db::Tx, events::Actor},
+    platform::{
+        db::{Conn, Tx},
+        events::Actor,
+    },
 };
 
 /// An application network to be made.
@@ -408,7 +411,7 @@ impl Networks {
     }
 
     /// A member by name, or by id.
-    pub async fn member(&self, tx: &mut Tx, network: &NetworkRow, name: &str) -> Result<MemberRow> {
+    pub async fn member(&self, tx: &mut Conn, network: &NetworkRow, name: &str) -> Result<MemberRow> {
         let members: Vec<MemberRow> = store::by(tx, "network_id", &network.id).await?;
         let is_named = |m: &MemberRow| m.name == name && m.membership != spell(&Membership::Evicted);
         let found = members.into_iter().find(|m| is_named(m) || m.id == name);

@@ -68,10 +68,10 @@ fn times_that_cannot_be_are_refused_by_name() {
 
 #[test]
 fn deployment_says_what_a_site_waits_for() {
-    let bare = Standing { applied: false, deployed_neighbour: false, has_way: false };
+    let bare = Standing { runs: false, rendered: false, deployed_neighbour: false, has_way: false };
     let way = Standing { has_way: true, ..bare };
     let neighbour = Standing { deployed_neighbour: true, ..way };
-    let applied = Standing { applied: true, ..bare };
+    let applied = Standing { runs: true, ..bare };
     let states = [bare, way, neighbour, applied].map(|s| deployment(s).0);
     let wanted = [Deployment::NotReady, Deployment::ReadyBootstrap, Deployment::ReadyAutomatic, Deployment::Deployed];
     assert_eq!(states, wanted);

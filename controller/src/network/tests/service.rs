@@ -31,12 +31,12 @@ use crate::{
 
 const HOUR: i64 = 3_600_000;
 
-fn ada() -> Actor {
+pub(super) fn ada() -> Actor {
     Actor { name: "user/ada".into(), source: Source::Cli }
 }
 
 /// The backbone `bb`: `paris` with access points for peers and members, `berlin` linked to it.
-async fn home(url: &str) -> Networks {
+pub(super) async fn home(url: &str) -> Networks {
     let it = Networks { fleet: house(&fresh(url).await, "r1").await };
     it.create_backbone(&ada(), "bb").await.expect("a backbone");
     for site in ["paris", "berlin"] {
@@ -60,18 +60,18 @@ fn link(from: &str, to: &str, cost: i64) -> NewLink {
 }
 
 /// The network `name` with the class `gold`.
-async fn network(it: &Networks, name: &str, times: Times) -> Result<NetworkRow> {
+pub(super) async fn network(it: &Networks, name: &str, times: Times) -> Result<NetworkRow> {
     let new = NewNetwork { name: name.into(), backbone: "bb".into(), owner: "user/ada".into(), times };
     let row = it.create_network(&ada(), &new).await?;
     it.save_class(&ada(), name, "gold", "the good ones").await?;
     Ok(row)
 }
 
-fn from_now(it: &Networks) -> Times {
+pub(super) fn from_now(it: &Networks) -> Times {
     Times { starts_at: it.fleet.db.clock().now(), ends_at: None, delete_delay: HOUR }
 }
 
-fn invitation(it: &Networks, approval: bool) -> NewInvitation {
+pub(super) fn invitation(it: &Networks, approval: bool) -> NewInvitation {
     NewInvitation {
         name: "shops".into(),
         class: "gold".into(),
@@ -82,17 +82,17 @@ fn invitation(it: &Networks, approval: bool) -> NewInvitation {
     }
 }
 
-async fn round(it: &Networks) {
+pub(super) async fn round(it: &Networks) {
     let mut reconcile = Reconcile { networks: it.clone(), planned: None };
     reconcile.reconcile().await.expect("a round");
 }
 
-async fn rows<T: store::Table>(it: &Networks) -> Vec<T> {
+pub(super) async fn rows<T: store::Table>(it: &Networks) -> Vec<T> {
     store::rows(&mut *it.fleet.db.read().await.expect("a connection"), Of::All).await.expect("read")
 }
 
 /// What an agent is to be, if anything.
-async fn document(it: &Networks, agent: &AgentId) -> Option<proto::Site> {
+pub(super) async fn document(it: &Networks, agent: &AgentId) -> Option<proto::Site> {
     let mut conn = it.fleet.db.read().await.expect("a connection");
     let all = desired::assignments(&mut conn, std::slice::from_ref(agent)).await.expect("read");
     let digest = all.into_iter().find(|e| e.wanted.key.kind == KIND_NETWORK_SITE)?.wanted.digest;
@@ -102,11 +102,20 @@ async fn document(it: &Networks, agent: &AgentId) -> Option<proto::Site> {
 }
 
 /// The agent of an interior site, joined by that site's invitation.
-async fn seat(it: &Networks, site: &str) -> AgentId {
+pub(super) async fn seat(it: &Networks, site: &str) -> AgentId {
     it.invite_site(&ada(), "bb", site).await.expect("invited");
     let row = rows::<SiteRow>(it).await.into_iter().find(|s| s.name == site).expect("there");
     let invitation = row.invitation_id.expect("invited");
     settle_joined(&it.fleet, &format!("agent-{site}"), Class::InteriorSite, &invitation).await
+}
+
+/// What home answers an agent that asks about a site.
+pub(super) async fn ask(it: &Networks, agent: &AgentId, id: &str, question: proto::question::Question) -> Answer {
+    let ground = Ground { db: it.fleet.db.clone(), certificates: it.fleet.certificates.clone() };
+    let asks = super::super::service::asks(&ground);
+    let body = proto::Question { question: Some(question) }.encode_to_vec().into();
+    let kind = KIND_NETWORK_SITE.to_owned();
+    asks[KIND_NETWORK_SITE](agent.clone(), Ask { kind, id: id.into(), body, ..Ask::default() }).await
 }
 
 fn members_admitted(paris: &proto::Site) -> Vec<String> {
@@ -320,16 +329,12 @@ async fn a_site_gets_leaves_for_its_own_profiles_alone() {
         let till = settle_joined(&it.fleet, "till", Class::MemberSite, &invited).await;
         let stranger = settle_joined(&it.fleet, "stranger", Class::MemberSite, &invited).await;
         round(&it).await;
-        let ground = Ground { db: it.fleet.db.clone(), certificates: it.fleet.certificates.clone() };
-        let asks = super::super::service::asks(&ground);
-        let handler = &asks[KIND_NETWORK_SITE];
         let request = Key::generate().expect("a key").request().expect("a request");
-        let ask = |agent: &AgentId, id: &str, profile: &str| {
+        let sign = |agent: &AgentId, id: &str, profile: &str| {
             let (profile, request) = (profile.to_owned(), request.clone().into());
             let sign = proto::Sign { profile, edition: 1, request };
-            let body = proto::Question { question: Some(proto::question::Question::Sign(sign)) };
-            let (kind, body) = (KIND_NETWORK_SITE.to_owned(), body.encode_to_vec().into());
-            handler(agent.clone(), Ask { kind, id: id.into(), body, ..Ask::default() })
+            let (agent, id, it) = (agent.clone(), id.to_owned(), &it);
+            async move { ask(it, &agent, &id, proto::question::Question::Sign(sign)).await }
         };
         let chain = |answer: Answer| match proto::Reply::decode(answer.body.as_ref()).expect("a reply").reply {
             Some(proto::reply::Reply::Signed(signed)) => signed.chain,
@@ -339,9 +344,9 @@ async fn a_site_gets_leaves_for_its_own_profiles_alone() {
         let member =
             rows::<MemberRow>(&it).await.into_iter().find(|m| m.agent_id.as_deref() == Some("till")).expect("in");
         let shop = member_profile(&member.network_id.as_str().into());
-        let peer = chain(ask(&paris, &site.id, PEER_PROFILE).await);
-        let edge = chain(ask(&paris, &site.id, &shop).await);
-        let uplink = chain(ask(&till, &member.id, UPLINK_PROFILE).await);
+        let peer = chain(sign(&paris, &site.id, PEER_PROFILE).await);
+        let edge = chain(sign(&paris, &site.id, &shop).await);
+        let uplink = chain(sign(&till, &member.id, UPLINK_PROFILE).await);
         assert_eq!(edge[1], uplink[1], "both ends of an edge are under their network's authority");
         assert_ne!(peer[1], edge[1], "an edge's leaf is worth nothing to interiors");
         let names = |der: &[u8], name: &str| der.windows(name.len()).any(|w| w == name.as_bytes());
@@ -353,10 +358,10 @@ async fn a_site_gets_leaves_for_its_own_profiles_alone() {
             (&paris, site.id.as_str(), "tls/none"),
             (&paris, "nothing", PEER_PROFILE),
         ] {
-            let answer = ask(agent, id, profile).await;
+            let answer = sign(agent, id, profile).await;
             assert_eq!(answer.outcome(), Outcome::Denied, "{agent} {id} {profile}");
         }
         it.evict(&ada(), "shop", &member.id).await.expect("evicted");
-        assert_eq!(ask(&till, &member.id, UPLINK_PROFILE).await.outcome(), Outcome::Denied);
+        assert_eq!(sign(&till, &member.id, UPLINK_PROFILE).await.outcome(), Outcome::Denied);
     }
 }
