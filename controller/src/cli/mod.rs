@@ -8,6 +8,7 @@ mod context;
 mod dev;
 mod event;
 mod fleet;
+mod network;
 mod output;
 mod people;
 mod staging;
@@ -143,6 +144,7 @@ type Result<T = (), E = Failure> = std::result::Result<T, E>;
 const DEV: &[dev::Tenant] = &[
     // A domain is taken out by its line.
     staging::dev::TENANT,
+    network::dev::TENANT,
 ];
 
 // === impl Failure ===

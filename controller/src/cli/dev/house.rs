@@ -42,6 +42,8 @@ pub(in crate::cli) struct House {
     password: Option<String>,
     token: String,
     processes: Vec<(String, Child)>,
+    /// Those that run, as they stand in `dev.json`.
+    agents: Vec<Value>,
 }
 
 /// Reads `class=number,…`.
@@ -108,13 +110,14 @@ impl House {
             tenants,
             password: before["password"].as_str().map(str::to_owned),
             token: fs::read_to_string(data_dir.join("token")).unwrap_or_default().trim().to_owned(),
-            wrappers: args.wrappers.clone().or_else(|| find_wrappers(&programs)),
+            wrappers: args.wrappers.clone().or_else(|| find_examples(&programs, "wrappers")),
             url: format!("http://{http}"),
             data_dir,
             programs,
             http,
             agents_listen,
             processes: Vec::new(),
+            agents: Vec::new(),
         })
     }
 
@@ -126,21 +129,17 @@ impl House {
         let client = self.client()?;
         let roots: String = client.text("/api/v1/pki/roots.pem")?;
         fs::write(self.ca_file(), roots)?;
-        let mut running = Vec::new();
         for (class, number) in agents {
             for n in 1..=*number {
-                running.push(self.start_agent(&client, *class, n)?);
+                self.start_agent(*class, &format!("{}-{n}", class.name()))?;
             }
         }
-        write_private(&self.data_dir.join("dev.json"), &format!("{:#}\n", dev_json(self, &running)))?;
-        self.note_processes()?;
         wait(PATIENCE, "every agent is online", || {
             self.must_live()?;
             let all = client.all("/api/v1/agents?liveness=online")?;
-            let is_online = |a: &&Value| all.iter().any(|o| o["id"] == a["id"]);
-            Ok((running.iter().filter(is_online).count() == running.len()).then_some(()))
+            Ok(self.agents.iter().all(|a| all.iter().any(|o| o["id"] == a["id"])).then_some(()))
         })?;
-        eprintln!("  {} agent(s) online", running.len());
+        eprintln!("  {} agent(s) online", self.agents.len());
         Ok(())
     }
 
@@ -188,57 +187,47 @@ impl House {
         Ok(())
     }
 
-    fn start_agent(&mut self, client: &Client, class: Class, n: u32) -> Result<Value> {
-        let name = format!("{}-{n}", class.name());
-        let folder = self.data_dir.join("agents").join(&name);
+    /// An agent of the class, labelled for anything.
+    fn start_agent(&mut self, class: Class, name: &str) -> Result {
+        self.join(class, name, |client| {
+            let order = json!({
+                "name": name, "class": class, "labels": {"pool": "dev"}, "max_uses": 1, "expires_in_seconds": 3600,
+            });
+            let made: Value = client.post("/api/v1/invitations", &order)?;
+            Ok(made["token"].as_str().unwrap_or_default().to_owned())
+        })
+    }
+
+    /// Starts an agent; one that has not joined yet does so by the token that `invite` gets.
+    pub fn join(&mut self, class: Class, name: &str, invite: impl FnOnce(&Client) -> Result<String>) -> Result {
+        let client = self.client()?;
+        let folder = self.data_dir.join("agents").join(name);
         fs::create_dir_all(&folder)?;
         let config = folder.join("agent.toml");
         fs::write(&config, self.agent_config(class, &folder)?)?;
         let program = self.programs.join("muster-agent");
         if !folder.join("state/identity/agent.json").is_file() {
-            self.enroll(client, class, &name, &program, &config)?;
+            enroll(name, &program, &config, &invite(&client)?)?;
+            eprintln!("  {name} joined by invitation");
         }
         let mut command = Command::new(program);
         command.arg("run").arg("--config").arg(&config);
-        self.spawn(&name, command)?;
+        self.spawn(name, command)?;
+        self.note_processes()?;
         let identity: Value = serde_json::from_str(&fs::read_to_string(folder.join("state/identity/agent.json"))?)
             .map_err(|e| failed(format!("the identity of {name} cannot be read: {e}")))?;
         let id = identity["agent_id"].clone();
         let path = format!("/api/v1/agents/{}", id.as_str().unwrap_or_default());
         let _: Value = client.patch(&path, &json!({"name": name}), None)?;
-        Ok(json!({"name": name, "class": class, "id": id, "state_dir": folder.join("state")}))
-    }
-
-    fn enroll(&self, client: &Client, class: Class, name: &str, program: &Path, config: &Path) -> Result {
-        let order = json!({
-            "name": name, "class": class, "labels": {"pool": "dev"}, "max_uses": 1, "expires_in_seconds": 3600,
-        });
-        let made: Value = client.post("/api/v1/invitations", &order)?;
-        let mut child = Command::new(program)
-            .arg("enroll")
-            .arg("--config")
-            .arg(config)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        // The token goes by standard input: an argument would stand in the list of processes.
-        let mut stdin = child.stdin.take().ok_or_else(|| failed("the agent takes no input"))?;
-        stdin.write_all(made["token"].as_str().unwrap_or_default().as_bytes())?;
-        drop(stdin);
-        let done = child.wait_with_output()?;
-        if !done.status.success() {
-            return Err(failed(format!("{name} did not join: {}", String::from_utf8_lossy(&done.stderr).trim())));
-        }
-        eprintln!("  {name} joined by invitation");
-        Ok(())
+        self.agents.push(json!({"name": name, "class": class, "id": id, "state_dir": folder.join("state")}));
+        Ok(write_private(&self.data_dir.join("dev.json"), &format!("{:#}\n", dev_json(self, &self.agents)))?)
     }
 
     /// The configuration of an agent, with the sections of the domains whose work its class carries out.
     fn agent_config(&self, class: Class, folder: &Path) -> Result<String> {
         let mut table = toml::Table::new();
         table.insert("state_dir".into(), folder.join("state").display().to_string().into());
-        for tenant in self.tenants.iter().filter(|t| t.class == class) {
+        for tenant in self.tenants.iter().filter(|t| t.classes.contains(&class)) {
             if let Some(section) = (tenant.agent_config)(self, folder)? {
                 table.insert(tenant.name.into(), section.into());
             }
@@ -289,6 +278,7 @@ impl House {
             }
         }
         self.processes.clear();
+        end_within(&self.data_dir.join("agents"));
         let _ = fs::remove_file(self.data_dir.join("pids"));
     }
 
@@ -312,6 +302,11 @@ impl House {
     /// The folder of wrappers that hosts offer.
     pub fn wrappers(&self) -> Option<&Path> {
         self.wrappers.as_deref()
+    }
+
+    /// A folder of the examples.
+    pub fn examples(&self, name: &str) -> Option<PathBuf> {
+        find_examples(&self.programs, name)
     }
 
     /// Where people and programs reach it.
@@ -351,16 +346,36 @@ impl Drop for House {
     }
 }
 
+/// Lets an agent join. The token goes by standard input: an argument would stand in the list of processes.
+fn enroll(name: &str, program: &Path, config: &Path, token: &str) -> Result {
+    let mut child = Command::new(program)
+        .arg("enroll")
+        .arg("--config")
+        .arg(config)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut stdin = child.stdin.take().ok_or_else(|| failed("the agent takes no input"))?;
+    stdin.write_all(token.as_bytes())?;
+    drop(stdin);
+    let done = child.wait_with_output()?;
+    if !done.status.success() {
+        return Err(failed(format!("{name} did not join: {}", String::from_utf8_lossy(&done.stderr).trim())));
+    }
+    Ok(())
+}
+
 fn default_folder() -> Result<PathBuf> {
     let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
     let state = state.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state")));
     Ok(state.ok_or_else(|| Failure::usage("HOME is not set; say --data-dir"))?.join("muster-dev"))
 }
 
-/// The example wrappers, beside the sources or where a package puts them.
-fn find_wrappers(programs: &Path) -> Option<PathBuf> {
-    let here = std::env::current_dir().ok().map(|d| d.join("deploy/examples/wrappers"));
-    let packaged = programs.parent().map(|d| d.join("share/muster/wrappers"));
+/// A folder of the examples, beside the sources or where a package puts it.
+fn find_examples(programs: &Path, name: &str) -> Option<PathBuf> {
+    let here = std::env::current_dir().ok().map(|d| d.join("deploy/examples").join(name));
+    let packaged = programs.parent().map(|d| d.join("share/muster").join(name));
     [here, packaged].into_iter().flatten().find(|path| path.is_dir())
 }
 
@@ -384,6 +399,19 @@ fn end_leftovers(data_dir: &Path) {
     let left: Vec<u32> = pids.lines().filter_map(|l| l.parse().ok()).filter(is_ours).collect();
     left.iter().for_each(|pid| signal(*pid, Signal::TERM));
     let _ = wait(FAREWELL, "they end", || Ok((!left.iter().any(is_ours)).then_some(())));
+}
+
+/// Ends programs that outlive their agents, as a site's router and its processes do: those that run in a folder of the
+/// network domain's. Here nothing is to stay.
+fn end_within(agents: &Path) {
+    let runs_there = |pid: &u32| {
+        let folder = fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
+        folder.strip_prefix(agents).is_ok_and(|rest| rest.components().any(|c| c.as_os_str() == "network"))
+    };
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let left: Vec<u32> = all.filter_map(|e| e.file_name().to_str()?.parse().ok()).filter(runs_there).collect();
+    left.iter().for_each(|pid| signal(*pid, Signal::TERM));
+    let _ = wait(FAREWELL, "they end", || Ok((!left.iter().any(runs_there)).then_some(())));
 }
 
 fn signal(pid: u32, signal: Signal) {

@@ -4,6 +4,8 @@
 mod house;
 
 use std::{
+    io::{Read, Write},
+    net::TcpStream,
     path::{Path, PathBuf},
     sync::mpsc,
     time::Duration,
@@ -23,7 +25,7 @@ pub(super) struct Tenant {
     /// Its name, as its section in an agent's configuration.
     pub name: &'static str,
     /// Whose agents carry out what it asks for.
-    pub class: Class,
+    pub classes: &'static [Class],
     /// Its section in the configuration of such an agent, whose folder is given; none without what it needs.
     pub agent_config: fn(&House, &Path) -> Result<Option<toml::Table>>,
     /// Waits until what was applied is there.
@@ -39,7 +41,7 @@ pub(super) struct Tenant {
 /// Run a whole house on this machine: a controller and some agents, to try things out
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  muster dev\n  muster dev --agents staging-host=2,interior-site=1 --data-dir /tmp/house\n  \
+    after_help = "Examples:\n  muster dev\n  muster dev --agents staging-host=2,task-runner=1 --data-dir /tmp/house\n  \
     muster dev --check        live the life of what the manifest declares, then stop"
 )]
 pub(crate) struct Args {
@@ -47,7 +49,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// Which agents to run, class=number
-    #[arg(long, default_value = "staging-host=1,interior-site=1,experiment-node=1", value_name = "CLASS=N,…", value_parser = house::parse_agents)]
+    #[arg(long, default_value = "staging-host=1,experiment-node=1", value_name = "CLASS=N,…", value_parser = house::parse_agents)]
     agents: house::Agents,
     /// Manifests to apply
     #[arg(short = 'f', long, value_name = "FILE")]
@@ -101,7 +103,7 @@ fn report(house: &House) -> Result {
     let client = house.client()?;
     let mut agents = client.all("/api/v1/agents")?;
     for agent in &mut agents {
-        let tenant = house.tenants().iter().find(|t| t.class.name() == word(agent, "class"));
+        let tenant = house.tenants().iter().find(|t| t.classes.iter().any(|c| c.name() == word(agent, "class")));
         agent["driver"] = tenant.map_or("no driver yet", |t| t.name).into();
     }
     let columns =
@@ -157,6 +159,29 @@ fn dev_json(house: &House, agents: &[Value]) -> Value {
         "url": house.url(), "agents_address": house.agents_address(), "ca_file": house.ca_file(),
         "user": "admin", "password": house.password(), "token_file": house.token_file(), "agents": agents,
     })
+}
+
+/// Says that a step of a check went well.
+pub(super) fn step(text: &str) {
+    eprintln!("  {} {text}", green("ok"));
+}
+
+/// The body of a page. The stand-in servers of the examples close each connection when they have answered.
+pub(super) fn get(url: &str) -> Result<String> {
+    let rest = url.trim_start_matches("http://");
+    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let mut stream = TcpStream::connect(host).map_err(|e| Failure::failed(format!("{url}: {e}")))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    write!(stream, "GET /{path} HTTP/1.0\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) =
+        answer.split_once("\r\n\r\n").ok_or_else(|| Failure::failed(format!("{url} did not answer in HTTP")))?;
+    if head.split(' ').nth(1) == Some("200") {
+        Ok(body.to_owned())
+    } else {
+        Err(Failure::failed(format!("{url}: {head}")))
+    }
 }
 
 fn failed(what: impl Into<String>) -> Failure {

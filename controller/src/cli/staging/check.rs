@@ -1,18 +1,13 @@
 //! The life of a staging, step by step, with a look at what its wrappers really did.
 
-use std::{
-    io::{Read, Write},
-    net::TcpStream,
-    time::Duration,
-};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::dev::{folder_of, url_of};
 use crate::cli::{
     Failure, Result,
-    dev::{House, wait, word},
-    output::green,
+    dev::{House, get, step, wait, word},
 };
 
 /// A step may take this long.
@@ -104,27 +99,5 @@ impl Life {
         get(&url)?;
         let status: Value = serde_json::from_str(&get(&format!("{url}status.json"))?).unwrap_or_default();
         status["visits"].as_i64().ok_or_else(|| Failure::failed(format!("{url}status.json counts no visits")))
-    }
-}
-
-fn step(text: &str) {
-    eprintln!("  {} {text}", green("ok"));
-}
-
-/// The body of a page. The stand-in servers of the examples close each connection when they have answered.
-fn get(url: &str) -> Result<String> {
-    let rest = url.trim_start_matches("http://");
-    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-    let mut stream = TcpStream::connect(host).map_err(|e| Failure::failed(format!("{url}: {e}")))?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    write!(stream, "GET /{path} HTTP/1.0\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (head, body) =
-        answer.split_once("\r\n\r\n").ok_or_else(|| Failure::failed(format!("{url} did not answer in HTTP")))?;
-    if head.split(' ').nth(1) == Some("200") {
-        Ok(body.to_owned())
-    } else {
-        Err(Failure::failed(format!("{url}: {head}")))
     }
 }

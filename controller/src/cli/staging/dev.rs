@@ -21,7 +21,7 @@ use crate::{
 /// What this domain brings.
 pub(in crate::cli) const TENANT: Tenant = Tenant {
     name: "staging",
-    class: Class::StagingHost,
+    classes: &[Class::StagingHost],
     agent_config,
     settle,
     show,
