@@ -234,3 +234,21 @@ create table network_profile (
     cuts bigint not null check (cuts >= 0),
     primary key (owner, name)
 );
+
+-- Replacements of the authorities of backbones and networks.
+create table network_rotation (
+    id text primary key,
+    -- 'backbone/<id>' or 'network/<id>'
+    line text not null,
+    step text not null check (step in ('trust_both', 'leaves', 'drain', 'trust_new', 'cut', 'done')),
+    -- Of the sites concerned, where the step goes by levels.
+    level bigint not null,
+    -- When the step began.
+    since bigint not null,
+    paused bigint not null check (paused in (0, 1)),
+    -- Sites that were not waited for, as JSON.
+    left_behind text not null,
+    started_at bigint not null,
+    finished_at bigint
+);
+create unique index network_rotation_open on network_rotation (line) where finished_at is null;

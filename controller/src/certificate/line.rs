@@ -1,7 +1,7 @@
 //! Lines beside the house's: each backbone and each application network has authorities of its own, self-signed, so that
 //! what one signed is believed nowhere else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use muster_pki::{
     ca::{Authority, Profile, Sign, request_key_hash},
@@ -57,12 +57,10 @@ impl Certificates {
         Ok(())
     }
 
-    /// Lets the prepared authority of a line sign in place of the active one.
-    pub async fn activate_line(&self, tx: &mut Tx, line: &str) -> Result<()> {
+    /// Lets the prepared authority of a line sign in place of the active one, if there is one.
+    pub async fn activate_prepared(&self, tx: &mut Tx, line: &str) -> Result<()> {
         let rows = store::authorities(tx, line).await?;
-        let Some(prepared) = rows.iter().find(|r| r.stage == "prepared") else {
-            return Err(Error::Conflict(format!("{line} has no authority prepared")));
-        };
+        let Some(prepared) = rows.iter().find(|r| r.stage == "prepared") else { return Ok(()) };
         for active in rows.iter().filter(|r| r.stage == "active") {
             self.move_on(tx, active, "former").await?;
         }
@@ -99,6 +97,16 @@ impl Certificates {
             trusted.entry(line).or_default().push(der);
         }
         Ok(trusted)
+    }
+
+    /// The lines beside the house's whose active authority ends before a time.
+    pub async fn lines_that_end(&self, conn: &mut Conn, before: i64) -> Result<Vec<String>> {
+        store::lines_that_end(conn, before).await
+    }
+
+    /// Which of these serial numbers the newest authority of a line issued, which may not sign yet.
+    pub async fn issued_by_newest(&self, conn: &mut Conn, line: &str, serials: &[String]) -> Result<BTreeSet<String>> {
+        store::issued_by_newest(conn, line, serials).await
     }
 
     /// Issues a router's leaf and gives it with its authority, DER. The same key gets the same leaf again, so that a lost

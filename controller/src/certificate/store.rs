@@ -1,5 +1,7 @@
 //! All SQL of certificates.
 
+use std::collections::BTreeSet;
+
 use sqlx::FromRow;
 
 use crate::{
@@ -76,6 +78,29 @@ pub async fn trusted(conn: &mut Conn, lines: &[String]) -> Result<Vec<(String, V
         );
         let select = piece.iter().fold(sqlx::query_as(sqlx::AssertSqlSafe(text)), |q, line| q.bind(line.clone()));
         found.extend(select.fetch_all(&mut *conn).await?);
+    }
+    Ok(found)
+}
+
+/// The lines beside the house's whose active authority ends before a time.
+pub async fn lines_that_end(conn: &mut Conn, before: i64) -> Result<Vec<String>> {
+    let text = "select line from certificate_authority where stage = 'active' and line <> 'house' and not_after < $1 \
+                order by line";
+    Ok(sqlx::query_scalar(text).bind(before).fetch_all(conn).await?)
+}
+
+/// Which of these serial numbers the newest authority of a line issued.
+pub async fn issued_by_newest(conn: &mut Conn, line: &str, serials: &[String]) -> Result<BTreeSet<String>> {
+    let mut found = BTreeSet::new();
+    for piece in serials.chunks(ROWS) {
+        let text = format!(
+            "select l.serial from certificate_leaf l join certificate_authority a on a.id = l.authority_id \
+             where a.line = $1 and a.generation = (select max(generation) from certificate_authority where line = $1) \
+             and l.serial in ({})",
+            list(piece.len(), 1)
+        );
+        let select = sqlx::query_scalar::<_, String>(sqlx::AssertSqlSafe(text)).bind(line);
+        found.extend(piece.iter().fold(select, |q, serial| q.bind(serial.clone())).fetch_all(&mut *conn).await?);
     }
     Ok(found)
 }

@@ -155,7 +155,7 @@ async fn a_line_signs_for_routers_and_nobody_else_believes_it() {
         let advance = |wholly: Option<bool>| async move {
             db_write(certificates, |mut tx| async move {
                 match wholly {
-                    None => certificates.activate_line(&mut tx, "network/n1").await?,
+                    None => certificates.activate_prepared(&mut tx, "network/n1").await?,
                     Some(wholly) => certificates.retire_line(&mut tx, "network/n1", wholly).await?,
                 }
                 tx.done(())

@@ -11,8 +11,11 @@
 
 mod api;
 mod model;
+mod pages;
+mod picture;
 mod plan;
 mod reconcile;
+mod rotation;
 mod service;
 mod status;
 mod store;
@@ -33,7 +36,10 @@ fn open(context: &Context) -> Domain {
     let networks = Networks { fleet: context.fleet.clone() };
     let reconcile = Reconcile { networks: networks.clone(), planned: None };
     Domain {
-        routes: api::routes(networks),
+        routes: api::routes(networks.clone()),
+        pages: pages::routes(networks.clone()),
+        nav: vec![pages::NAV],
+        cards: vec![pages::card(networks)],
         loops: vec![Loop::new("network", reconcile, context.db.wake().listen(&["network", AGENTS]))],
         ..Domain::default()
     }

@@ -33,6 +33,8 @@ pub struct Round {
     pub admitted: usize,
     /// Networks that started, ended or went.
     pub changed: usize,
+    /// Steps of rotations.
+    pub rotated: usize,
 }
 
 // === impl Reconcile ===
@@ -60,9 +62,11 @@ impl Reconcile {
             seated: self.networks.seat_interiors().await?,
             admitted: self.networks.admit_members().await?,
             changed: self.networks.keep_time().await?,
+            rotated: self.networks.advance_rotations().await?,
         };
         if self.planned.is_none_or(|at| at.elapsed() >= FULL) {
             self.plan_all().await?;
+            self.networks.begin_due_rotations().await?;
             self.planned = Some(Instant::now());
         }
         Ok(round)

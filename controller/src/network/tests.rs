@@ -1,5 +1,6 @@
 mod composition;
 mod model;
 mod plan;
+mod rotation;
 mod service;
 mod status;

@@ -54,8 +54,9 @@ fn agent_config(house: &House, _: &Path) -> Result<Option<toml::Table>> {
 fn settle(house: &mut House) -> Result {
     let client = house.client()?;
     if client.get::<Value>(&format!("/api/v1/network/networks/{NETWORK}")).is_err() {
-        make_backbone(&client)?;
-        make_network(house, &client)?;
+        let mut ports = Ports::new();
+        make_backbone(&client, &mut ports)?;
+        make_network(house, &client, &mut ports)?;
     }
     for site in INTERIORS {
         house.join(Class::InteriorSite, &format!("{BACKBONE}-{site}"), |client| {
@@ -80,7 +81,7 @@ fn settle(house: &mut House) -> Result {
     Ok(())
 }
 
-fn make_backbone(client: &Client) -> Result {
+fn make_backbone(client: &Client, free: &mut Ports) -> Result {
     let path = format!("/api/v1/network/backbones/{BACKBONE}");
     let _: Value = client.post("/api/v1/network/backbones", &json!({"name": BACKBONE}))?;
     for site in INTERIORS {
@@ -88,7 +89,7 @@ fn make_backbone(client: &Client) -> Result {
         for (kind, ports) in [("peer", 1), ("member", PORTS)] {
             let point = json!({
                 "name": format!("{kind}s"), "kind": kind, "host": "127.0.0.1", "bind": "127.0.0.1",
-                "port": free_ports(ports)?, "ports": ports,
+                "port": free.take(ports)?, "ports": ports,
             });
             let _: Value = client.post(&format!("{path}/sites/{site}/access-points"), &point)?;
         }
@@ -97,10 +98,10 @@ fn make_backbone(client: &Client) -> Result {
     Ok(())
 }
 
-fn make_network(house: &House, client: &Client) -> Result {
+fn make_network(house: &House, client: &Client, free: &mut Ports) -> Result {
     let _: Value = client
         .put("/api/v1/network/services/web", &json!({"protocol": "http", "default_port": 80, "description": "HTTP"}))?;
-    let offers = [json!({"service": "web", "port": free_ports(1)?})];
+    let offers = [json!({"service": "web", "port": free.take(1)?})];
     let image = json!({"reference": "hello", "description": "says what it is asked for", "offers": offers});
     let _: Value = client.put("/api/v1/network/images/hello", &image)?;
     let _: Value = client.post("/api/v1/network/networks", &json!({"name": NETWORK, "backbone": BACKBONE}))?;
@@ -123,8 +124,8 @@ fn make_network(house: &House, client: &Client) -> Result {
             "home",
             json!({"kind": "egress", "class": "back", "host": host, "attachments": attached("home", Some(home_port))}),
         ),
-        ("door", ingress(attached("hello", Some(free_ports(1)?)))),
-        ("home-door", ingress(attached("home", Some(free_ports(1)?)))),
+        ("door", ingress(attached("hello", Some(free.take(1)?)))),
+        ("home-door", ingress(attached("home", Some(free.take(1)?)))),
     ] {
         let _: Value = client.put(&format!("{path}/endpoints/{name}"), &endpoint)?;
     }
@@ -223,11 +224,25 @@ fn show(house: &House) -> Result {
     output::list(Form::Table, sites, &columns, "/name", "no sites")
 }
 
-/// The first of so many ports in a row that are free on loopback. They lie below those that are given out for clients.
-fn free_ports(count: u16) -> Result<u16> {
-    let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
-    let seed = std::process::id().wrapping_add(u32::try_from(now_ms() & 0xffff).unwrap_or_default());
-    let begin = 20_000 + u16::try_from(seed % 8_000).unwrap_or_default();
-    let found = (begin..32_000).find(|port| (*port..*port + count).all(is_free));
-    found.ok_or_else(|| Failure::failed("no ports are free on loopback between 20000 and 32000"))
+/// Gives out ports that are free on loopback, each once. They lie below those that are given out for clients.
+struct Ports {
+    next: u16,
+}
+
+// === impl Ports ===
+
+impl Ports {
+    fn new() -> Self {
+        // Two houses at once begin at different places.
+        Self { next: 20_000 + u16::try_from(std::process::id() % 8_000).unwrap_or_default() }
+    }
+
+    /// The first of so many in a row.
+    fn take(&mut self, count: u16) -> Result<u16> {
+        let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+        let found = (self.next..32_000).find(|port| (*port..*port + count).all(is_free));
+        let found = found.ok_or_else(|| Failure::failed("no ports are free on loopback below 32000"))?;
+        self.next = found + count;
+        Ok(found)
+    }
 }

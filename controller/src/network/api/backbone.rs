@@ -153,7 +153,7 @@ pub fn add(routes: Routes<Networks>) -> Routes<Networks> {
 
 /// Lists backbones
 #[utoipa::path(get, path = "/api/v1/network/backbones", tag = "network", responses((status = 200, body = Vec<Backbone>)))]
-async fn backbones(State(it): State<Networks>) -> Result<Json<Vec<Backbone>>> {
+pub(in crate::network) async fn backbones(State(it): State<Networks>) -> Result<Json<Vec<Backbone>>> {
     let rows: Vec<BackboneRow> = store::rows(&mut *it.fleet.db.read().await?, Of::All).await?;
     Ok(Json(rows.into_iter().map(Backbone::from).collect()))
 }
@@ -180,14 +180,20 @@ async fn remove_backbone(State(it): State<Networks>, caller: Caller, Path(name):
 /// Lists the interior sites of a backbone, with their access points
 #[utoipa::path(get, path = "/api/v1/network/backbones/{backbone}/sites", tag = "network",
     responses((status = 200, body = Vec<Site>)))]
-async fn sites(State(it): State<Networks>, Path(backbone): Path<String>) -> Result<Json<Vec<Site>>> {
+pub(in crate::network) async fn sites(
+    State(it): State<Networks>,
+    Path(backbone): Path<String>,
+) -> Result<Json<Vec<Site>>> {
     Ok(Json(sites_of(&it, &mut *it.fleet.db.read().await?, &backbone).await?))
 }
 
 /// Shows an interior site
 #[utoipa::path(get, path = "/api/v1/network/backbones/{backbone}/sites/{site}", tag = "network",
     responses((status = 200, body = Site)))]
-async fn site(State(it): State<Networks>, Path((backbone, name)): Path<(String, String)>) -> Result<Json<Site>> {
+pub(in crate::network) async fn site(
+    State(it): State<Networks>,
+    Path((backbone, name)): Path<(String, String)>,
+) -> Result<Json<Site>> {
     let mut conn = it.fleet.db.read().await?;
     let row = it.site(&mut conn, &backbone, &name).await?;
     let sites = sites_of(&it, &mut conn, &backbone).await?;

@@ -193,7 +193,7 @@ pub fn add(routes: Routes<Networks>) -> Routes<Networks> {
 
 /// Lists the services of the library
 #[utoipa::path(get, path = "/api/v1/network/services", tag = "network", responses((status = 200, body = Vec<Service>)))]
-async fn services(State(it): State<Networks>) -> Result<Json<Vec<Service>>> {
+pub(in crate::network) async fn services(State(it): State<Networks>) -> Result<Json<Vec<Service>>> {
     let rows: Vec<ServiceRow> = store::rows(&mut *it.fleet.db.read().await?, Of::All).await?;
     Ok(Json(rows.into_iter().map(Service::try_from).collect::<Result<_>>()?))
 }
@@ -223,7 +223,7 @@ async fn remove_service(State(it): State<Networks>, caller: Caller, Path(name): 
 
 /// Lists the images of the library
 #[utoipa::path(get, path = "/api/v1/network/images", tag = "network", responses((status = 200, body = Vec<Image>)))]
-async fn images(State(it): State<Networks>) -> Result<Json<Vec<Image>>> {
+pub(in crate::network) async fn images(State(it): State<Networks>) -> Result<Json<Vec<Image>>> {
     let mut conn = it.fleet.db.read().await?;
     let rows: Vec<ImageRow> = store::rows(&mut conn, Of::All).await?;
     let offered: Vec<OfferedRow> = store::rows(&mut conn, Of::All).await?;
@@ -272,7 +272,7 @@ async fn remove_image(State(it): State<Networks>, caller: Caller, Path(name): Pa
 /// Lists a network's service links
 #[utoipa::path(get, path = "/api/v1/network/networks/{network}/service-links", tag = "network",
     responses((status = 200, body = Vec<ServiceLink>)))]
-async fn service_links(
+pub(in crate::network) async fn service_links(
     State(it): State<Networks>,
     caller: Caller,
     Path(network): Path<String>,
@@ -315,7 +315,7 @@ async fn remove_service_link(
 /// Lists a network's endpoints
 #[utoipa::path(get, path = "/api/v1/network/networks/{network}/endpoints", tag = "network",
     responses((status = 200, body = Vec<Endpoint>)))]
-async fn endpoints(
+pub(in crate::network) async fn endpoints(
     State(it): State<Networks>,
     caller: Caller,
     Path(network): Path<String>,

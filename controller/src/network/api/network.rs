@@ -220,7 +220,7 @@ pub fn add(routes: Routes<Networks>) -> Routes<Networks> {
 
 /// Lists application networks: all to operators, their own to others
 #[utoipa::path(get, path = "/api/v1/network/networks", tag = "network", responses((status = 200, body = Vec<Network>)))]
-async fn networks(State(it): State<Networks>, caller: Caller) -> Result<Json<Vec<Network>>> {
+pub(in crate::network) async fn networks(State(it): State<Networks>, caller: Caller) -> Result<Json<Vec<Network>>> {
     let mut conn = it.fleet.db.read().await?;
     let rows: Vec<NetworkRow> = store::rows(&mut conn, Of::All).await?;
     let rows = rows.into_iter().filter(|r| caller.must_own(&r.owner, Role::Operator).is_ok()).collect();
@@ -229,7 +229,7 @@ async fn networks(State(it): State<Networks>, caller: Caller) -> Result<Json<Vec
 
 /// Shows an application network
 #[utoipa::path(get, path = "/api/v1/network/networks/{network}", tag = "network", responses((status = 200, body = Network)))]
-async fn network(
+pub(in crate::network) async fn network(
     State(it): State<Networks>,
     caller: Caller,
     Path(name): Path<String>,
@@ -281,7 +281,11 @@ async fn end_network(State(it): State<Networks>, caller: Caller, Path(name): Pat
 /// Lists the classes of a network's sites
 #[utoipa::path(get, path = "/api/v1/network/networks/{network}/classes", tag = "network",
     responses((status = 200, body = Vec<SiteClass>)))]
-async fn classes(State(it): State<Networks>, caller: Caller, Path(name): Path<String>) -> Result<Json<Vec<SiteClass>>> {
+pub(in crate::network) async fn classes(
+    State(it): State<Networks>,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Result<Json<Vec<SiteClass>>> {
     let mut conn = it.fleet.db.read().await?;
     let on = owned(&it, &mut conn, &caller, &name).await?;
     let rows: Vec<ClassRow> = store::by(&mut conn, "network_id", &on.id).await?;
@@ -305,7 +309,7 @@ async fn put_class(
 /// Lists a network's invitations
 #[utoipa::path(get, path = "/api/v1/network/networks/{network}/invitations", tag = "network",
     responses((status = 200, body = Vec<Invitation>)))]
-async fn invitations(
+pub(in crate::network) async fn invitations(
     State(it): State<Networks>,
     caller: Caller,
     Path(name): Path<String>,
@@ -379,7 +383,11 @@ async fn revoke(
 /// Lists a network's sites
 #[utoipa::path(get, path = "/api/v1/network/networks/{network}/members", tag = "network",
     responses((status = 200, body = Vec<Member>)))]
-async fn members(State(it): State<Networks>, caller: Caller, Path(name): Path<String>) -> Result<Json<Vec<Member>>> {
+pub(in crate::network) async fn members(
+    State(it): State<Networks>,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Result<Json<Vec<Member>>> {
     let mut conn = it.fleet.db.read().await?;
     let on = owned(&it, &mut conn, &caller, &name).await?;
     Ok(Json(members_of(&mut conn, &on).await?))
@@ -426,7 +434,12 @@ async fn evict(
 }
 
 /// A network of the caller's, or one that an operator may see. What is another's is not there for anybody else.
-pub(super) async fn owned(it: &Networks, conn: &mut Conn, caller: &Caller, name: &str) -> Result<NetworkRow> {
+pub(in crate::network) async fn owned(
+    it: &Networks,
+    conn: &mut Conn,
+    caller: &Caller,
+    name: &str,
+) -> Result<NetworkRow> {
     let row = it.network(conn, name).await?;
     match caller.must_own(&row.owner, Role::Operator) {
         Ok(()) => Ok(row),

@@ -129,7 +129,7 @@ pub(in crate::network) async fn topology_of(it: &Networks, conn: &mut Conn, back
 /// Shows how an interior site is, with all that its agent said last
 #[utoipa::path(get, path = "/api/v1/network/backbones/{backbone}/sites/{site}/status", tag = "network",
     responses((status = 200, body = SiteStatus)))]
-async fn site_status(
+pub(in crate::network) async fn site_status(
     State(it): State<Networks>,
     Path((backbone, site)): Path<(String, String)>,
 ) -> Result<Json<SiteStatus>> {
@@ -143,7 +143,7 @@ async fn site_status(
 /// Shows an application network as it stands: its sites, and the traffic of its service links
 #[utoipa::path(get, path = "/api/v1/network/networks/{network}/status", tag = "network",
     responses((status = 200, body = NetworkStatus)))]
-async fn network_status(
+pub(in crate::network) async fn network_status(
     State(it): State<Networks>,
     caller: Caller,
     Path(name): Path<String>,
@@ -157,7 +157,7 @@ async fn network_status(
 /// Shows how a member site is, with all that its agent said last
 #[utoipa::path(get, path = "/api/v1/network/networks/{network}/members/{member}/status", tag = "network",
     responses((status = 200, body = SiteStatus)))]
-async fn member_status(
+pub(in crate::network) async fn member_status(
     State(it): State<Networks>,
     caller: Caller,
     Path((network, member)): Path<(String, String)>,

@@ -6,6 +6,7 @@ mod composition;
 mod join;
 mod network;
 mod push;
+mod rotation;
 mod status;
 
 use serde::{Serialize, de::DeserializeOwned};
@@ -23,6 +24,7 @@ pub use network::{NewInvitation, NewNetwork, times_of};
 #[cfg(test)]
 pub use push::load;
 pub use push::site_key;
+pub use rotation::Line;
 pub use status::{Standings, standings};
 
 /// The door to networks; clones share it.

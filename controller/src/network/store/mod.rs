@@ -248,8 +248,10 @@ tables! {
 }
 
 mod composition;
+mod rotation;
 
 pub use composition::*;
+pub use rotation::*;
 
 // === backbones, sites, access points, links ===
 

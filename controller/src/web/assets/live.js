@@ -54,6 +54,10 @@ function replace(old, next) {
   Object.assign(old.dataset, next.dataset);
   old.replaceChildren(...next.childNodes);
   scrollTo(scrollX, scroll);
+  for (const svg of old.querySelectorAll("svg[data-pan]")) {
+    const seen = views.get(svg.getAttribute("aria-label"));
+    if (seen) svg.setAttribute("viewBox", seen.join(" "));
+  }
   if (mark) find(old, mark)?.focus({ preventScroll: true });
   followLogs(old);
 }
@@ -179,6 +183,51 @@ addEventListener("click", (event) => {
   last.after(row);
   count.value = n + 1;
   row.querySelector("input").focus();
+});
+
+// === pictures: <svg data-pan> is zoomed by wheel and moved by dragging ===
+
+const views = new Map();
+
+function look(svg, box) {
+  svg.setAttribute("viewBox", box.join(" "));
+  // A picture that is drawn anew is looked at as the one before.
+  views.set(svg.getAttribute("aria-label"), box);
+}
+
+const box = (svg) => svg.getAttribute("viewBox").split(" ").map(Number);
+
+addEventListener("wheel", (event) => {
+  const svg = event.target.closest?.("svg[data-pan]");
+  if (!svg) return;
+  event.preventDefault();
+  const [x, y, width, height] = box(svg);
+  const area = svg.getBoundingClientRect();
+  const by = Math.min(4, Math.max(0.1, (width / 1000) * (event.deltaY > 0 ? 1.2 : 1 / 1.2))) * (1000 / width);
+  const [atX, atY] = [(event.clientX - area.x) / area.width, (event.clientY - area.y) / area.height];
+  look(svg, [x + width * atX * (1 - by), y + height * atY * (1 - by), width * by, height * by]);
+}, { passive: false });
+
+addEventListener("pointerdown", (event) => {
+  const svg = event.target.closest?.("svg[data-pan]");
+  if (!svg || event.button !== 0 || event.pointerType === "touch") return;
+  event.preventDefault();
+  const begin = box(svg);
+  const scale = begin[2] / svg.getBoundingClientRect().width;
+  let moved = false;
+  const move = (next) => {
+    const [dx, dy] = [next.clientX - event.clientX, next.clientY - event.clientY];
+    moved ||= Math.hypot(dx, dy) > 4;
+    if (moved) look(svg, [begin[0] - dx * scale, begin[1] - dy * scale, begin[2], begin[3]]);
+    svg.toggleAttribute("data-panning", moved);
+  };
+  addEventListener("pointermove", move);
+  addEventListener("pointerup", () => {
+    removeEventListener("pointermove", move);
+    svg.removeAttribute("data-panning");
+    // The end of a drag is no click on the site under it.
+    if (moved) svg.addEventListener("click", (click) => click.preventDefault(), { once: true, capture: true });
+  }, { once: true });
 });
 
 if (document.body.hasAttribute("data-known")) {

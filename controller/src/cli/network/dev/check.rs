@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::Method;
 use serde_json::Value;
 
-use super::{DOORS, MEMBERS, NETWORK, doors, is_rendered, sites};
+use super::{BACKBONE, DOORS, MEMBERS, NETWORK, doors, is_rendered, sites};
 use crate::cli::{
     Failure, Result,
     client::Client,
@@ -33,6 +33,10 @@ pub(super) fn send_bytes(house: &mut House) -> Result {
     step("and one to a server outside of the network");
 
     let path = format!("/api/v1/network/networks/{NETWORK}");
+    for (line, what) in [(&format!("/api/v1/network/backbones/{BACKBONE}"), "backbone"), (&path, "network")] {
+        must_rotate(house, &client, line, &doors[DOORS[0]])?;
+        step(&format!("rotated: the {what} has another authority, and no request failed"));
+    }
     client.act(Method::DELETE, &format!("{path}/endpoints/{}", DOORS[0]), None::<&Value>)?;
     must_be_shut(house, &doors[DOORS[0]])?;
     must_say(house, &format!("{}livez", doors[DOORS[1]]), "ok")?;
@@ -56,6 +60,20 @@ fn must_say(house: &mut House, url: &str, text: &str) -> Result {
         Ok(None)
     });
     said.map_err(|failure| Failure::failed(format!("{failure}; it said: {last}")))
+}
+
+/// Replaces the authority of a line while requests go through the network.
+fn must_rotate(house: &mut House, client: &Client, line: &str, door: &str) -> Result {
+    let path = format!("{line}/rotation");
+    let _: Value = client.post(&path, &serde_json::json!({}))?;
+    let mut last = Value::Null;
+    let rotated = wait(PATIENCE, "the rotation is over", || {
+        house.must_live()?;
+        get(door).map_err(|failure| Failure::failed(format!("{failure} while {last}")))?;
+        last = client.get(&path)?;
+        Ok((!last["finished_at"].is_null()).then_some(()))
+    });
+    rotated.map_err(|failure| Failure::failed(format!("{failure}; it stands at {last}")))
 }
 
 fn must_be_shut(house: &mut House, url: &str) -> Result {

@@ -1,0 +1,229 @@
+//! One application network.
+
+use askama::Template;
+use axum::{
+    Json,
+    extract::{Path, State},
+    response::Response,
+};
+
+use super::{
+    super::{
+        api::{
+            self, Endpoint, Invitation, Member, Network, NetworkStatus, Rotation, ServiceLink, Site, SiteClass, owned,
+        },
+        model::{AccessKind, Membership, Phase},
+        rotation::Step,
+        service::{Line, Networks, NewInvitation},
+    },
+    DAY,
+    backbone::invited,
+    renamed, rotating,
+};
+use crate::{
+    error::{Error, Result},
+    web::{
+        Caller, Fields, Layout,
+        page::{redirect, render, render_refused},
+        screen::Confirm,
+    },
+};
+
+#[derive(Template)]
+#[template(path = "network/templates/network.html")]
+struct NetworkPage {
+    layout: Layout,
+    network: Network,
+    members: Vec<Member>,
+    classes: Vec<SiteClass>,
+    invitations: Vec<Invitation>,
+    service_links: Vec<ServiceLink>,
+    endpoints: Vec<Endpoint>,
+    status: NetworkStatus,
+    rotation: Option<Rotation>,
+    fields: Fields,
+}
+
+#[derive(Template)]
+#[template(path = "network/templates/invite.html")]
+struct InvitePage {
+    layout: Layout,
+    network: String,
+    classes: Vec<SiteClass>,
+    /// Access points for members: `site/access point`.
+    points: Vec<String>,
+    fields: Fields,
+}
+
+// === impl NetworkPage ===
+
+impl NetworkPage {
+    fn rotating(&self) -> (bool, bool) {
+        rotating(self.rotation.as_ref())
+    }
+}
+
+async fn page(it: &Networks, caller: &Caller, layout: Layout, name: String, fields: Fields) -> Result<NetworkPage> {
+    let state = || State(it.clone());
+    let path = || Path(name.clone());
+    let (_, Json(network)) = api::network(state(), caller.clone(), path()).await?;
+    let Json(members) = api::members(state(), caller.clone(), path()).await?;
+    let Json(classes) = api::classes(state(), caller.clone(), path()).await?;
+    let Json(invitations) = api::invitations(state(), caller.clone(), path()).await?;
+    let Json(service_links) = api::service_links(state(), caller.clone(), path()).await?;
+    let Json(endpoints) = api::endpoints(state(), caller.clone(), path()).await?;
+    let Json(status) = api::network_status(state(), caller.clone(), path()).await?;
+    let mut conn = it.fleet.db.read().await?;
+    let line = Line::Network(it.network(&mut conn, &name).await?);
+    let rotation = api::rotation_of(it, &mut conn, &line).await?;
+    let layout = layout.title(name);
+    Ok(NetworkPage {
+        layout,
+        network,
+        members,
+        classes,
+        invitations,
+        service_links,
+        endpoints,
+        status,
+        rotation,
+        fields,
+    })
+}
+
+pub(super) async fn show(
+    State(it): State<Networks>,
+    caller: Caller,
+    layout: Layout,
+    Path(name): Path<String>,
+) -> Result<Response> {
+    render(&page(&it, &caller, layout, name, Fields::default()).await?)
+}
+
+pub(super) async fn act(
+    State(it): State<Networks>,
+    caller: Caller,
+    layout: Layout,
+    Path(name): Path<String>,
+    mut fields: Fields,
+) -> Result<Response> {
+    let actor = &caller.actor;
+    let line = Line::Network(owned(&it, &mut *it.fleet.db.read().await?, &caller, &name).await?);
+    let text = |field: &str| fields.text(field).to_owned();
+    let result = match fields.text("do") {
+        "class" => {
+            it.save_class(actor, &name, &text("name"), &text("description")).await.map(|()| "The class is saved.")
+        }
+        "approve" => it.approve(actor, &name, &text("member")).await.map(|()| "The site is let in."),
+        "revoke" => {
+            it.revoke_invitation(actor, &name, &text("invitation")).await.map(|()| "The invitation is revoked.")
+        }
+        "remove_service_link" => {
+            it.remove_service_link(actor, &name, &text("service_link")).await.map(|()| "The service link is removed.")
+        }
+        "remove_endpoint" => {
+            it.remove_endpoint(actor, &name, &text("endpoint")).await.map(|()| "The endpoint is withdrawn everywhere.")
+        }
+        "rotate" => it.rotate(actor, &line).await.map(|()| "The rotation has begun."),
+        "pause" => it.pause_rotation(actor, &line, true).await.map(|()| "The rotation is held."),
+        "resume" => it.pause_rotation(actor, &line, false).await.map(|()| "The rotation goes on."),
+        other => Err(Error::invalid("do", format!("{other:?} is nothing that can be done here"))),
+    };
+    match result {
+        Ok(message) => Ok(redirect(&format!("/networks/net/{name}"), message)),
+        Err(error) => {
+            fields.refuse(error)?;
+            render_refused(&page(&it, &caller, layout, name, fields).await?)
+        }
+    }
+}
+
+fn end_screen(layout: Layout, name: &str) -> Confirm {
+    let question = format!(
+        "The network {name} ends now: the links of its sites are cut. Its sites keep their identities until its delete \
+         delay is over; then it is removed with all that is under it."
+    );
+    Confirm::new(layout.title("End the network?"), question, "End network", format!("/networks/net/{name}"))
+}
+
+pub(super) async fn ask_end(
+    State(it): State<Networks>,
+    caller: Caller,
+    layout: Layout,
+    Path(name): Path<String>,
+) -> Result<Response> {
+    owned(&it, &mut *it.fleet.db.read().await?, &caller, &name).await?;
+    end_screen(layout, &name).render()
+}
+
+pub(super) async fn end(
+    State(it): State<Networks>,
+    caller: Caller,
+    layout: Layout,
+    Path(name): Path<String>,
+    fields: Fields,
+) -> Result<Response> {
+    owned(&it, &mut *it.fleet.db.read().await?, &caller, &name).await?;
+    match it.end_network(&caller.actor, &name).await {
+        Ok(()) => Ok(redirect("/networks", format!("The network {name} has ended."))),
+        Err(error) => end_screen(layout, &name).refused(fields, error),
+    }
+}
+
+async fn invite_page(
+    it: &Networks,
+    caller: Caller,
+    layout: Layout,
+    network: String,
+    fields: Fields,
+) -> Result<InvitePage> {
+    let (_, Json(on)) = api::network(State(it.clone()), caller.clone(), Path(network.clone())).await?;
+    let Json(classes) = api::classes(State(it.clone()), caller, Path(network.clone())).await?;
+    let Json(sites) = api::sites(State(it.clone()), Path(on.backbone)).await?;
+    let of_site = |site: Site| {
+        let points = site.access_points.into_iter().filter(|p| p.kind == AccessKind::Member);
+        points.map(|p| format!("{}/{}", site.name, p.name)).collect::<Vec<_>>()
+    };
+    let points = sites.into_iter().flat_map(of_site).collect();
+    Ok(InvitePage { layout: layout.title("Invite sites"), network, classes, points, fields })
+}
+
+pub(super) async fn ask_invite(
+    State(it): State<Networks>,
+    caller: Caller,
+    layout: Layout,
+    Path(name): Path<String>,
+) -> Result<Response> {
+    let fields = Fields::filled([("limit", "1".into()), ("hours", "24".into())]);
+    render(&invite_page(&it, caller, layout, name, fields).await?)
+}
+
+pub(super) async fn invite(
+    State(it): State<Networks>,
+    caller: Caller,
+    layout: Layout,
+    Path(name): Path<String>,
+    mut fields: Fields,
+) -> Result<Response> {
+    owned(&it, &mut *it.fleet.db.read().await?, &caller, &name).await?;
+    let made = async {
+        // The first that is ticked comes first.
+        let points = fields.all("at").into_iter().filter_map(|at| at.split_once('/')).zip(1_i64..);
+        let new = NewInvitation {
+            name: fields.text("name").into(),
+            class: fields.text("class").into(),
+            deadline: it.fleet.db.clock().now().saturating_add(fields.number("hours")?.saturating_mul(DAY / 24)),
+            limit: fields.number("limit")?,
+            approval: fields.is_on("approval"),
+            edge_links: points.map(|((site, point), n)| (site.to_owned(), point.to_owned(), n)).collect(),
+        };
+        it.invite(&caller.actor, &name, &new).await
+    };
+    match made.await {
+        Ok((_, token)) => invited(layout, token),
+        Err(error) => {
+            fields.refuse(renamed(error, &[("deadline", "hours"), ("edge_links", "at"), ("max_uses", "limit")]))?;
+            render_refused(&invite_page(&it, caller, layout, name, fields).await?)
+        }
+    }
+}
