@@ -266,6 +266,7 @@ fn navigation(domains: Vec<NavItem>) -> Vec<NavItem> {
         NavItem { label: "Invitations", href: "/invitations", role: Role::Viewer },
     ];
     let house = vec![
+        NavItem { label: "Certificates", href: "/certificates", role: Role::Operator },
         NavItem { label: "Events", href: "/events", role: Role::Viewer },
         NavItem { label: "Users", href: "/users", role: Role::Admin },
     ];
@@ -303,6 +304,7 @@ impl Surface {
             .merge(web::home::routes([vec![fleet::pages::card(fleet.clone())], self.cards].concat()))
             .merge(fleet::pages::routes(fleet.clone()))
             .merge(fleet::api::routes(fleet))
+            .merge(certificate::pages::routes(pki.certificates.clone()))
             .merge(certificate::api::routes(pki))
             .merge(web::history::routes())
             .merge(web::manifest::routes(self.manifests))

@@ -14,6 +14,8 @@ pub struct Leaf {
     pub agent_id: Option<String>,
     /// The trust domain of that name.
     pub trust_domain: Option<String>,
+    /// Common name of its subject; empty when it has none.
+    pub common_name: String,
     /// Serial number, lower-case hexadecimal.
     pub serial: String,
     /// Start of validity, milliseconds since the Unix epoch.
@@ -36,6 +38,7 @@ pub fn read(der: &[u8]) -> Result<Leaf, Error> {
     let mut leaf = Leaf {
         agent_id: None,
         trust_domain: None,
+        common_name: cert.subject().iter_common_name().find_map(|n| n.as_str().ok()).unwrap_or_default().into(),
         serial: hex(cert.raw_serial()),
         not_before: cert.validity().not_before.timestamp() * 1000,
         not_after: cert.validity().not_after.timestamp() * 1000,

@@ -13,10 +13,10 @@ use utoipa_axum::routes;
 
 use super::{
     Certificates,
-    store::{self, LeafRow},
+    store::{self, AuthorityRow, LeafRow},
 };
 use crate::{
-    error::Result,
+    error::{Error, Result},
     platform::db::Db,
     web::{Caller, Page, Paging, Policy, Query, Routes},
 };
@@ -26,6 +26,8 @@ use crate::{
 pub struct AuthorityInfo {
     /// Id.
     pub id: String,
+    /// What it is called in what it signs.
+    pub name: String,
     /// What it serves: `house`, `backbone/<id>` or `network/<id>`.
     pub line: String,
     /// Who signed it; none: itself.
@@ -99,9 +101,9 @@ pub struct Api {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "cursor and limit are read by Paging; they stand here so that other fields are refused")]
-struct LeafQuery {
-    /// Only of this subject: `agent/<id>`.
-    subject: Option<String>,
+pub(super) struct LeafQuery {
+    /// Only of this subject, `agent/<id>`, or of subjects of one kind: `agent`, `listener`, `site`, `member`.
+    pub subject: Option<String>,
     /// The `next` of the page before.
     cursor: Option<String>,
     /// Items wanted, 1 to 500; 100 if not said.
@@ -123,20 +125,7 @@ pub fn routes(api: Api) -> Routes {
 #[utoipa::path(get, path = "/api/v1/pki/authorities", tag = "pki", responses((status = 200, body = Vec<AuthorityInfo>)))]
 async fn authorities(State(api): State<Api>) -> Result<Json<Vec<AuthorityInfo>>> {
     let rows = store::all_authorities(&mut *api.db.read().await?).await?;
-    let info = |row: store::AuthorityRow| AuthorityInfo {
-        fingerprint: muster_pki::hex(&muster_pki::sha256(&row.der)),
-        id: row.id,
-        line: row.line,
-        parent_id: row.parent_id,
-        role: row.role,
-        stage: row.stage,
-        since_at: row.since,
-        not_before_at: row.not_before,
-        not_after_at: row.not_after,
-        generation: row.generation,
-        has_key: row.sealed_key.is_some(),
-    };
-    Ok(Json(rows.into_iter().map(info).collect()))
+    Ok(Json(rows.into_iter().map(AuthorityInfo::try_from).collect::<Result<_>>()?))
 }
 
 /// Lists what the house issued
@@ -188,6 +177,27 @@ pub fn pem(label: &str, der: &[u8]) -> String {
     let text = BASE64_STANDARD.encode(der);
     let lines: Vec<_> = text.as_bytes().chunks(64).map(|line| String::from_utf8_lossy(line)).collect();
     format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
+}
+
+impl TryFrom<AuthorityRow> for AuthorityInfo {
+    type Error = Error;
+
+    fn try_from(row: AuthorityRow) -> Result<Self> {
+        Ok(Self {
+            name: muster_pki::leaf::read(&row.der)?.common_name,
+            fingerprint: muster_pki::hex(&muster_pki::sha256(&row.der)),
+            id: row.id,
+            line: row.line,
+            parent_id: row.parent_id,
+            role: row.role,
+            stage: row.stage,
+            since_at: row.since,
+            not_before_at: row.not_before,
+            not_after_at: row.not_after,
+            generation: row.generation,
+            has_key: row.sealed_key.is_some(),
+        })
+    }
 }
 
 impl From<LeafRow> for LeafInfo {

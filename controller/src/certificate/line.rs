@@ -129,6 +129,8 @@ impl Certificates {
             Profile::Router { common_name: it.common_name.into(), names: it.names.to_vec(), life: ROUTER_LIFE };
         let issued = authority.sign(request, &profile, now)?;
         self.keep(tx, &active.id, it.subject.into(), &issued).await?;
+        // No stream shows which leaf a router uses: the newest is taken for it.
+        store::save_used(tx, std::slice::from_ref(&issued.leaf.serial), now).await?;
         Ok(vec![issued.der.to_vec(), active.der.clone()])
     }
 

@@ -7,6 +7,7 @@
 pub mod api;
 mod line;
 pub mod model;
+pub mod pages;
 mod reconcile;
 mod service;
 mod store;

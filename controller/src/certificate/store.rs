@@ -34,7 +34,7 @@ pub struct LeafRow {
     pub serial: String,
     /// The authority that issued it.
     pub authority_id: String,
-    /// `agent/<id>` or `listener/<replica>`.
+    /// `agent/<id>`, `listener/<replica>`, `site/<id>/<profile>` or `member/<id>/<profile>`.
     pub subject: String,
     /// SHA-256 of its public key, hexadecimal.
     pub key_hash: String,
@@ -179,10 +179,10 @@ pub async fn leaf_of_key(
     Ok(sqlx::query_as(text).bind(subject).bind(key_hash).bind(now).fetch_optional(conn).await?)
 }
 
-/// Leaves in the order of their serial numbers, after one; of a subject, unless that is empty.
+/// Leaves in the order of their serial numbers, after one; of a subject, or of those below it, unless that is empty.
 pub async fn leaf_page(conn: &mut Conn, subject: &str, after: &str, limit: i64) -> Result<Vec<LeafRow>> {
     let text = format!(
-        "select {LEAF} from certificate_leaf where ($1 = '' or subject = $1) and serial > $2 order by serial limit $3"
+        "select {LEAF} from certificate_leaf where ($1 = '' or subject = $1 or subject like $1 || '/%') and serial > $2 order by serial limit $3"
     );
     Ok(sqlx::query_as(sqlx::AssertSqlSafe(text)).bind(subject).bind(after).bind(limit).fetch_all(conn).await?)
 }

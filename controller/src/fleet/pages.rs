@@ -182,19 +182,6 @@ impl Holding {
     }
 }
 
-impl LeafRow {
-    /// Where it stands at a moment.
-    fn chip(&self, now: &i64) -> Chip {
-        match self {
-            Self { revoked_at: Some(_), .. } => Chip { word: "revoked", tone: Tone::Bad },
-            Self { superseded_at: Some(_), .. } => Chip { word: "superseded", tone: Tone::Quiet },
-            leaf if *now >= leaf.not_after => Chip { word: "expired", tone: Tone::Warn },
-            Self { used_at: None, .. } => Chip { word: "not used yet", tone: Tone::Busy },
-            _ => Chip { word: "in use", tone: Tone::Good },
-        }
-    }
-}
-
 impl AgentQuery {
     fn is_narrow(&self) -> bool {
         [&self.class, &self.liveness, &self.label, &self.search].iter().any(|text| !text.is_empty())

@@ -13,7 +13,7 @@ use crate::{
         model::{Level, Override, ProjectSpec},
         service::NewStaging,
     },
-    testing::{house, settle_agent},
+    testing::{house, settle_agent, settle_joined},
     web::{
         Authenticate, Caller,
         gate::{Client, Shown},
@@ -69,7 +69,46 @@ impl Console {
             nav: navigation(vec![]),
             stop: CancellationToken::new(),
         };
-        Self { router: surface().router(gate).0, access, table, invitation }
+        let console = Self { router: surface().router(gate).0, access, table, invitation };
+        console.furnish_network(&fleet).await;
+        console
+    }
+
+    /// A backbone `bb` with the site `paris`, and on it the admin's network `net` with the member `till`, made by mouse.
+    async fn furnish_network(&self, fleet: &Fleet) {
+        let admin = self.person(Role::Admin).await;
+        let paris = "/networks/backbones/bb/sites/paris";
+        let net = "/networks/net/net";
+        let hostile = "%22%3E%3Cscript%3Ealert(1)%3C/script%3E%26'";
+        for (path, form) in [
+            ("/networks/new-backbone", "name=bb"),
+            ("/networks/backbones/bb", "do=site&name=paris"),
+            ("/networks/backbones/bb", "do=site&name=berlin"),
+            (paris, "do=access_point&name=peers&kind=peer&host=paris.test&port=5671&ports=1"),
+            (paris, "do=access_point&name=members&kind=member&host=paris.test&port=6000&ports=4"),
+            ("/networks/backbones/bb", "do=link&from=berlin&to=paris&cost=1"),
+            ("/networks/new", "name=net&backbone=bb&ends_in_days=30&delete_days=7"),
+            (net, &format!("do=class&name=gold&description={hostile}")),
+            ("/networks/library/service", &format!("name=web&protocol=http&default_port=8080&description={hostile}")),
+            ("/networks/library/image", "name=server&reference=server&offers=web"),
+            ("/networks/net/net/service-link", "name=web&service=web&scope=van&distribution=balanced"),
+            (
+                "/networks/net/net/endpoint",
+                "name=server&kind=process&place=class:gold&image=server&attachments=web&port=9090",
+            ),
+        ] {
+            let (status, _, body) = self.post(&admin, path, form).await;
+            assert_eq!(status, StatusCode::SEE_OTHER, "{path} {form}: {body}");
+        }
+        let invite = format!("name={hostile}&class=gold&limit=1&hours=24&at=paris/members");
+        let (status, _, body) = self.post(&admin, "/networks/net/net/invite", &invite).await;
+        assert!(status == StatusCode::OK && body.contains("id=\"secret\""), "the token is shown: {body}");
+        let (_, listed) = self.get(&admin, "/api/v1/network/networks/net/invitations").await;
+        let listed: serde_json::Value = serde_json::from_str(&listed).expect("a list");
+        let invitation = listed[0]["id"].as_str().expect("an id");
+        settle_joined(fleet, "till", Class::MemberSite, invitation).await;
+        let admitted = crate::network::Networks { fleet: fleet.clone() }.admit_members().await;
+        assert_eq!(admitted.expect("a round"), 1);
     }
 
     async fn person(&self, role: Role) -> Person {
@@ -110,6 +149,8 @@ impl Console {
                 _ => "none",
             };
             let name = if path.starts_with("/users") { "viewer" } else { "web" };
+            let path = path.replace("{backbone}", "bb").replace("{site}", "paris").replace("{network}", "net");
+            let path = path.replace("{member}", "host-till");
             path.replace("{id}", id).replace("{project}", "shop").replace("{name}", name)
         };
         pages.map(|e| (fill(&e.path), e.who.clone())).collect()
@@ -241,6 +282,48 @@ async fn each_role_sees_the_buttons_it_may_press() {
             assert_eq!(body.contains(what), role >= least, "{what} on {path} for {}", role.word());
         }
     }
+}
+
+#[tokio::test]
+async fn nobody_sees_the_network_of_somebody_else() {
+    let console = Console::new().await;
+    let (viewer, operator) = (console.person(Role::Viewer).await, console.person(Role::Operator).await);
+    let (status, _, body) = console.post(&viewer, "/networks/new", "name=mine&backbone=bb&delete_days=0").await;
+    assert_eq!(status, StatusCode::SEE_OTHER, "anybody may own a network: {body}");
+    let (_, list) = console.get(&viewer, "/networks").await;
+    assert!(list.contains("/networks/net/mine") && !list.contains("/networks/net/net"), "{list}");
+    let (_, all) = console.get(&operator, "/networks").await;
+    assert!(all.contains("/networks/net/mine") && all.contains("/networks/net/net"));
+    let mut crossed = 0;
+    let of_net = |e: &&web::routes::Entry| e.path.contains("{network}");
+    for entry in console.table.iter().filter(of_net) {
+        let path = entry.path.replace("{network}", "net").replace("{member}", "host-till");
+        let path = path.replace("{class}", "gold").replace("{name}", "web").replace("{id}", "none");
+        let request = Request::builder().method(entry.method.as_str()).uri(&path).header("host", "localhost");
+        let request = request.header("cookie", &viewer.cookie).header("x-csrf-token", viewer.caller.csrf());
+        let is_page = entry.remarks.contains("page");
+        let (kind, body) = match (is_page, path.rsplit('/').next()) {
+            (true, _) => ("application/x-www-form-urlencoded", format!("csrf={}", viewer.caller.csrf())),
+            (_, Some("times")) => ("application/json", r#"{"starts_at":1}"#.to_owned()),
+            (_, Some("invitations")) => {
+                ("application/json", r#"{"name":"n","class":"gold","deadline_at":1,"edge_links":[]}"#.into())
+            }
+            (_, Some("rotation")) => ("application/json", r#"{"paused":true}"#.into()),
+            _ if path.contains("service-links") => ("application/json", r#"{"service":"web"}"#.into()),
+            _ if path.contains("endpoints") => ("application/json", r#"{"kind":"ingress"}"#.into()),
+            _ => ("application/json", "{}".into()),
+        };
+        let request = request.header("content-type", kind).body(Body::from(body)).expect("a request");
+        let (status, _, body) = console.ask(request).await;
+        assert_eq!(status, StatusCode::NOT_FOUND, "{} {path}: {body}", entry.method);
+        crossed += 1;
+    }
+    assert!(crossed > 30, "{crossed}");
+    for path in ["/networks/new-backbone", "/networks/backbones/bb/sites/paris", "/networks/library/image"] {
+        assert_eq!(console.get(&viewer, path).await.0, StatusCode::FORBIDDEN, "{path}");
+    }
+    let (status, body) = console.get(&viewer, "/networks/backbones/bb").await;
+    assert!(status == StatusCode::OK && body.contains("paris.test:6000"), "where it may hang is seen: {body}");
 }
 
 #[tokio::test]

@@ -68,7 +68,8 @@ impl Networks {
                 let backbone = self.lock_backbone(&mut tx, &new.backbone).await?;
                 let id = fresh(now);
                 let row = NetworkRow {
-                    tenant: super::router_name(&new.name, &id),
+                    // What a member must know to pose as one of this network: the whole id, which is random.
+                    tenant: format!("{}-{id}", new.name),
                     id,
                     backbone_id: backbone.id,
                     name: new.name.clone(),
