@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     Settings,
+    board::Board,
     leaves::Leaves,
     management::{Failure, Management},
     memory::{Ground, Memory},
@@ -28,7 +29,7 @@ use super::{
     wire,
 };
 use crate::{
-    driver::{Act, Capability, Driver, Settled, Standing, Turn},
+    driver::{Act, Capability, Driver, Pages, Settled, Standing, Turn},
     host::Host,
     ledger::{Assignment, Key, Refused},
     spool::Spool,
@@ -56,9 +57,11 @@ const COUNTERS_MS: i64 = 60_000;
 /// The driver of `network.site`.
 pub struct Sites {
     settings: Settings,
-    host: Arc<dyn Host>,
-    spool: Arc<Spool>,
+    pub(super) host: Arc<dyn Host>,
+    pub(super) spool: Arc<Spool>,
     folder: PathBuf,
+    /// What was seen of the sites, for people.
+    pub(super) board: Board,
     keepers: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<Keeper>>>>,
 }
 
@@ -82,7 +85,7 @@ struct Keeper {
 impl Sites {
     /// The driver; sites have their folders below `folder`.
     pub fn new(settings: Settings, host: Arc<dyn Host>, spool: Arc<Spool>, folder: PathBuf) -> Self {
-        Self { settings, host, spool, folder, keepers: Mutex::default() }
+        Self { settings, host, spool, folder, board: Board::default(), keepers: Mutex::default() }
     }
 
     fn keeper(&self, key: &Key) -> Result<Arc<tokio::sync::Mutex<Keeper>>, String> {
@@ -128,6 +131,10 @@ impl Driver for Sites {
     fn act(&self) -> Act<'_> {
         Act::Standing(self)
     }
+
+    fn pages(&self) -> Option<&dyn Pages> {
+        Some(self)
+    }
 }
 
 impl Standing for Sites {
@@ -137,9 +144,20 @@ impl Standing for Sites {
                 Ok(site) => site,
                 Err(refused) => return Turn::Failed(refused.message),
             };
-            match self.keeper(&assignment.key) {
+            let turn = match self.keeper(&assignment.key) {
                 Ok(keeper) => keeper.lock().await.turn(&site).await,
-                Err(why) => Turn::Failed(why),
+                Err(why) => Err(why),
+            };
+            let now_ms = self.host.now_ms();
+            match turn {
+                Ok((status, turn)) => {
+                    self.board.post(&assignment.key, &site, status, now_ms);
+                    turn
+                }
+                Err(why) => {
+                    self.board.post_failure(&assignment.key, &site, &why, now_ms);
+                    Turn::Failed(why)
+                }
             }
         })
     }
@@ -157,6 +175,7 @@ impl Standing for Sites {
                 }
             }
             self.keepers.lock().unwrap_or_else(|e| e.into_inner()).remove(&assignment.key.id);
+            self.board.remove(&assignment.key);
             Turn::Settled(Settled::default())
         })
     }
@@ -165,19 +184,15 @@ impl Standing for Sites {
 // === impl Keeper ===
 
 impl Keeper {
-    async fn turn(&mut self, site: &Site) -> Turn {
+    async fn turn(&mut self, site: &Site) -> Result<(Status, Turn), String> {
         self.problems.clear();
-        let materials = match self.leaves.materials(site, &mut self.problems).await {
-            Ok(materials) => materials,
-            Err(why) => return Turn::Failed(why),
-        };
+        let materials = self.leaves.materials(site, &mut self.problems).await?;
         self.processes.supervise(site).await;
         let healthy = self.processes.probe(site).await;
         let wanted = plan::wanted(site, &materials, &healthy, &self.taken(site));
-        let (state, running) = match self.keep_router(site, &wanted).await {
-            Ok(stand) => stand,
-            Err(e) => return Turn::Failed(format!("{} cannot be written: {e}", self.ground.folder.display())),
-        };
+        let cannot = |folder: &Path, e: io::Error| format!("{} cannot be written: {e}", folder.display());
+        let kept = self.keep_router(site, &wanted).await;
+        let (state, running) = kept.map_err(|e| cannot(&self.ground.folder, e))?;
         let mut seen = Seen::default();
         let mut is_equal = state == State::Rendered;
         let mut state = state;
@@ -200,7 +215,8 @@ impl Keeper {
             self.leaves.tidy(site);
         }
         let status = self.status(site, state, running.as_ref(), &seen, &healthy);
-        self.told(&status, is_equal && !lacks)
+        let turn = self.told(&status, is_equal && !lacks);
+        Ok((status, turn))
     }
 
     /// The listeners whose ports somebody else has.

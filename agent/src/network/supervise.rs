@@ -42,7 +42,7 @@ impl Processes {
 
     /// Sees to the processes of endpoints that are wanted, and ends the others.
     pub async fn supervise(&mut self, site: &Site) {
-        let is_wanted = |e: &&Endpoint| e.purpose == Purpose::Process && e.is_wanted;
+        let is_wanted = |e: &&Endpoint| e.purpose == Purpose::Process && e.is_wanted();
         let wanted: BTreeMap<_, _> = site.endpoints.iter().filter(is_wanted).map(|e| (e.id.clone(), e)).collect();
         let known: Vec<_> = self.ground.memory.read(|facts| facts.processes.keys().cloned().collect());
         for id in known.iter().filter(|id| !wanted.contains_key(*id)) {
@@ -130,7 +130,7 @@ impl Processes {
 
     /// What is said of the processes.
     pub fn status(&self, site: &Site, healthy: &BTreeSet<String>) -> Vec<ProcessStatus> {
-        let processes = site.endpoints.iter().filter(|e| e.purpose == Purpose::Process && e.is_wanted);
+        let processes = site.endpoints.iter().filter(|e| e.purpose == Purpose::Process && e.is_wanted());
         processes.map(|e| self.process_status(site, &e.id, healthy)).collect()
     }
 

@@ -1,4 +1,5 @@
 mod contract;
+mod pages;
 mod peer;
 mod plans;
 mod processes;
