@@ -40,11 +40,12 @@ const HEAD: Duration = Duration::from_secs(10);
 /// The longest form, bytes.
 const FORM: usize = 16 * 1024;
 
-/// Answers are for this browser's eyes, on this page, from this agent alone.
+/// Answers are for this browser's eyes, on this page, from this agent alone. Without any referrer a browser would not say
+/// of a form where it comes from.
 const HEADERS: [(HeaderName, &str); 6] = [
     (header::CACHE_CONTROL, "no-store"),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    (header::REFERRER_POLICY, "no-referrer"),
+    (header::REFERRER_POLICY, "same-origin"),
     (header::X_FRAME_OPTIONS, "DENY"),
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
     (

@@ -215,7 +215,7 @@ impl Moment {
     pub fn calendar(&self) -> String {
         let Ok(at) = OffsetDateTime::from_unix_timestamp(self.ms.div_euclid(1000)) else { return String::new() };
         let (year, month, day) = (at.year(), u8::from(at.month()), at.day());
-        format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", at.hour(), at.minute(), at.second())
+        format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}Z", at.hour(), at.minute(), at.second())
     }
 
     /// How far it is away, in words.
