@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
+    net::ToSocketAddrs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
@@ -11,7 +12,10 @@ use std::{
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use muster_proto::KIND_NETWORK_SITE;
-use tokio::time::{Instant, sleep};
+use tokio::{
+    net::TcpSocket,
+    time::{Instant, sleep},
+};
 
 use super::{
     Settings,
@@ -31,7 +35,7 @@ use super::{
 use crate::{
     driver::{Act, Capability, Driver, Pages, Settled, Standing, Turn},
     host::Host,
-    ledger::{Assignment, Key, Refused},
+    ledger::{Assignment, Group, Key, Refused},
     spool::Spool,
 };
 
@@ -71,6 +75,8 @@ struct Keeper {
     leaves: Leaves,
     processes: Processes,
     own: Own,
+    /// Programs of this site that nobody remembers having started.
+    strays: Vec<Group>,
     management: Option<Management>,
     patience: Patience,
     silent_since: Option<Instant>,
@@ -97,12 +103,17 @@ impl Sites {
         let cannot = |e: io::Error| format!("{} cannot be used: {e}", folder.display());
         let memory = Memory::open(&folder).map_err(cannot)?;
         let own = Own::open(&folder, self.host.now_ms())?;
+        // What is not remembered and runs all the same was started before the memory was lost.
+        let is_blank = memory.read(|facts| facts.router.is_none() && facts.processes.is_empty());
+        let folders = ["run", "processes"].map(|name| folder.join(name));
+        let strays = folders.iter().filter(|_| is_blank).flat_map(|folder| self.host.groups_in(folder)).collect();
         let ground = Arc::new(Ground { settings: self.settings.clone(), host: self.host.clone(), folder, memory });
         let keeper = Keeper {
             leaves: Leaves::new(ground.clone(), self.spool.clone(), key.clone()),
             processes: Processes::new(ground.clone()),
             ground,
             own,
+            strays,
             management: None,
             patience: Patience::default(),
             silent_since: None,
@@ -186,6 +197,10 @@ impl Standing for Sites {
 impl Keeper {
     async fn turn(&mut self, site: &Site) -> Result<(Status, Turn), String> {
         self.problems.clear();
+        for stray in std::mem::take(&mut self.strays) {
+            tracing::warn!(pid = stray.pgid, "a program of a site that is not remembered is ended");
+            self.ground.host.end_group(&stray).await;
+        }
         let materials = self.leaves.materials(site, &mut self.problems).await?;
         self.processes.supervise(site).await;
         let healthy = self.processes.probe(site).await;
@@ -449,7 +464,7 @@ impl Keeper {
         let host = self.ground.host.clone();
         let (router, processes) = self.ground.memory.read(|facts| (facts.router.clone(), facts.processes.clone()));
         for running in processes.values().chain(&router) {
-            process::end(host.as_ref(), running).await;
+            process::end(host.as_ref(), running, &self.ground.folder).await;
         }
         fs::remove_dir_all(&self.ground.folder)
             .map_err(|e| format!("{} cannot be removed: {e}", self.ground.folder.display()))?;
@@ -479,11 +494,19 @@ async fn await_port(listener: &Attributes) -> Result<(), String> {
     bindable(&host, port)
 }
 
-/// Whether a port could be bound; if not, a sentence why.
+/// Whether a port could be bound; if not, a sentence why. It is bound and never listened at, so that a router that takes
+/// it in the same moment is not in its way.
 fn bindable(host: &str, port: u16) -> Result<(), String> {
     let host = if host.is_empty() { "0.0.0.0" } else { host };
-    match std::net::TcpListener::bind((host, port)) {
-        Ok(_) => Ok(()),
+    let address =
+        (host, port).to_socket_addrs().and_then(|mut found| found.next().ok_or(io::ErrorKind::NotFound.into()));
+    let bound = address.and_then(|address| {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)
+    });
+    match bound {
+        Ok(()) => Ok(()),
         Err(e) if e.kind() == io::ErrorKind::AddrInUse => Err(format!("port {port} is taken by another program")),
         Err(e) if e.kind() == io::ErrorKind::AddrNotAvailable => Err(format!("this host has no address {host}")),
         Err(e) => Err(format!("port {port} at {host} cannot be bound: {e}")),

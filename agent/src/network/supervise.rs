@@ -50,7 +50,7 @@ impl Processes {
         }
         self.supervised.retain(|id, _| wanted.contains_key(id));
         for (id, endpoint) in wanted {
-            let message = match process::recipe(site, endpoint, &self.ground.settings, self.ground.host.as_ref()) {
+            let message = match process::recipe(&self.ground, site, endpoint) {
                 Ok(recipe) => self.keep_process(&id, &recipe).await.err().unwrap_or_default(),
                 Err(missing) => {
                     self.end_process(&id).await;
@@ -85,6 +85,9 @@ impl Processes {
             return Err(if words.is_empty() { "it ended".into() } else { format!("it ended: {words}") });
         }
         supervised.patience.begin();
+        if let Some(container) = &recipe.container {
+            process::remove(host.as_ref(), container, &self.ground.folder).await;
+        }
         let folder = self.ground.folder.join("processes").join(slug(id));
         durable::folder(&folder).map_err(|e| format!("{} cannot be made: {e}", folder.display()))?;
         let program = host::Program {
@@ -98,7 +101,8 @@ impl Processes {
         };
         let started_ms = host.now_ms();
         let record = |group| {
-            let running = Running::new(group, started_ms, with.clone());
+            let container = recipe.container.clone();
+            let running = Running { container, ..Running::new(group, started_ms, with.clone()) };
             memory.change(|facts| drop(facts.processes.insert(id.to_owned(), running)))
         };
         let started = process::start(host.as_ref(), program, &log, &record).await;
@@ -110,7 +114,7 @@ impl Processes {
 
     async fn end_process(&mut self, id: &str) {
         if let Some(running) = self.ground.memory.read(|facts| facts.processes.get(id).cloned()) {
-            process::end(self.ground.host.as_ref(), &running).await;
+            process::end(self.ground.host.as_ref(), &running, &self.ground.folder).await;
             let forgotten = self.ground.memory.change(|facts| drop(facts.processes.remove(id)));
             forgotten.unwrap_or_else(|e| tracing::error!(error = %e, "the state folder cannot be written"));
         }
