@@ -264,6 +264,9 @@ pub fn recipe(ground: &Ground, site: &Site, endpoint: &Endpoint) -> Result<Recip
         "" => program.image.clone(),
         tag => format!("{}:{tag}", program.image),
     };
+    if !reference.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+        return Err(format!("{reference:?} is no container image: a reference begins with a letter or a digit"));
+    }
     let Some(runner) = &settings.containers else {
         return Err(format!(
             "{reference} is a container image and the host's owner allows no containers; set network.containers to \

@@ -100,7 +100,7 @@ async fn what_may_not_run_says_what_is_missing() {
     let (mut site, _programs) = site(STAYS);
     for (image, tag, missing) in [
         ("gone", "", "no executable \"gone\""),
-        ("../shop", "", "allows no containers"),
+        ("../shop", "", "is no container image"),
         ("..", "", "no executable"),
         ("/bin/sleep", "", "no executable \"/bin/sleep\""),
         ("docker.io/library/nginx", "1.27", "docker.io/library/nginx:1.27 is a container image"),
@@ -151,6 +151,21 @@ async fn a_container_takes_the_place_of_one_left_over_and_none_is_left_when_it_e
     assert!(!site.host.is_alive(&second.group()));
     let other = Site::new(site.document.clone(), Home::of(&[], "edge-a"), site.settings.clone());
     assert_ne!(other.folder(), site.folder());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_would_be_an_option_is_not_run() {
+    let (mut site, programs) = site(STAYS);
+    site.settings.containers = Some(programs.path().join("shop"));
+    site.restart();
+    for (image, tag) in [("--volume=/:/host", ""), ("--privileged", "1"), ("./x/y", "")] {
+        let program = site.document.endpoints[0].program.as_mut().unwrap();
+        (program.image, program.tag) = (image.into(), tag.into());
+        site.generation += 1;
+        let told = site.settled().await;
+        assert!(told.processes[0].message.contains("is no container image"), "{:?}", told.processes);
+        assert!(!told.processes[0].running);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
