@@ -265,9 +265,13 @@ async fn no_answer_is_kept_framed_or_lets_something_of_elsewhere_in() {
     let (cookie, _) = world.enter().await;
     for (path, headers) in [("/", cookie.as_str()), ("/style.css", ""), ("/", ""), ("/api/shown", cookie.as_str())] {
         let head = world.ask(&format!("GET {path}"), headers, "").await.head;
-        for wanted in
-            ["cache-control: no-store", "default-src 'none'", "frame-ancestors 'none'", "referrer-policy: same-origin", "nosniff"]
-        {
+        for wanted in [
+            "cache-control: no-store",
+            "default-src 'none'",
+            "frame-ancestors 'none'",
+            "referrer-policy: same-origin",
+            "nosniff",
+        ] {
             assert!(head.contains(wanted), "{wanted} in {head}");
         }
     }

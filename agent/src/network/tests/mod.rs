@@ -4,4 +4,5 @@ mod peer;
 mod plans;
 mod processes;
 mod rig;
+mod rotation;
 mod stories;
