@@ -3,8 +3,10 @@
 //! Nothing is kept of sessions: a cookie names its end and proves itself by the token, a form's secret by the cookie.
 
 use std::{
-    fmt, fs, io,
-    os::unix::fs::{MetadataExt, chown},
+    fmt,
+    fs::{self, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, chown},
     path::Path,
 };
 
@@ -41,9 +43,12 @@ impl Token {
             return Ok(token);
         }
         let (path, beside) = (state_dir.join(FILE), state_dir.join(format!("{FILE}.{}", std::process::id())));
-        durable::replace(&beside, muster_pki::hex(&muster_pki::random::<32>()).as_bytes(), || ())?;
+        // What a process of this number left in the middle is nobody's.
+        durable::remove(&beside)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+        file.write_all(muster_pki::hex(&muster_pki::random::<32>()).as_bytes())?;
         let owner = fs::metadata(state_dir)?;
-        if fs::metadata(&beside)?.uid() != owner.uid() {
+        if file.metadata()?.uid() != owner.uid() {
             // Made by root, it is the agent's all the same.
             chown(&beside, Some(owner.uid()), Some(owner.gid()))?;
         }
