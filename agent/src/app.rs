@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config,
+    console::{self, Console},
     driver::{Driver, Kernel, work},
     durable,
     host::Host,
@@ -74,6 +75,10 @@ pub async fn run_observed(
     let kernel = Arc::new(kernel(&config, host, &keeper, &sample_seconds)?);
     let (report, seen) = watch::channel(link::Report::default());
     let last = seen.clone();
+    let (console_report, console_seen) = watch::channel(console::Report::default());
+    let console_last = console_seen.clone();
+    let agent_id = keeper.current().identity.agent_id;
+    let console = Console::new(kernel.clone(), agent_id, seen.clone(), config.console.clone(), console_report);
     let link_stop = CancellationToken::new();
     let link = Link::new(kernel.clone(), keeper.clone(), config.homes.clone(), report).run(link_stop.clone());
     let mut is_ready = false;
@@ -92,7 +97,8 @@ pub async fn run_observed(
         tokio::join!(
             sampling(&kernel, config.sample_seconds, &sample_seconds),
             forgetting(&kernel),
-            watching(&config, &kernel, &keeper, seen, &tell),
+            watching(&config, &kernel, &keeper, seen, console_seen, &tell),
+            console.run(),
         );
     };
     tokio::select! {
@@ -100,7 +106,7 @@ pub async fn run_observed(
         () = chores => {}
     }
     if config.status_file {
-        let farewell = Status::of(&kernel, &keeper, last.borrow().clone());
+        let farewell = Status::of(&kernel, &keeper, last.borrow().clone(), console_last.borrow().clone());
         farewell.write(&state_dir).unwrap_or_else(|e| tracing::warn!(error = %e, "the status file cannot be written"));
     }
     Ok(())
@@ -167,6 +173,7 @@ async fn watching(
     kernel: &Kernel,
     keeper: &Keeper,
     mut link: watch::Receiver<link::Report>,
+    mut console: watch::Receiver<console::Report>,
     tell: &(impl Fn(Sign) + Send + Sync),
 ) {
     if !config.status_file {
@@ -175,7 +182,7 @@ async fn watching(
     let mut last: Option<Status> = None;
     loop {
         let report = link.borrow_and_update().clone();
-        let status = Status::of(kernel, keeper, report);
+        let status = Status::of(kernel, keeper, report, console.borrow_and_update().clone());
         let is_news = last.as_ref().is_none_or(|last| *last != Status { at_ms: last.at_ms, ..status.clone() });
         if is_news {
             tell(Sign::Status(status.line()));

@@ -13,6 +13,7 @@ use std::{
 use serde::Deserialize;
 use toml::{Table, Value};
 
+use crate::console;
 use crate::network;
 use crate::staging;
 
@@ -29,6 +30,7 @@ log = "info"
 network = {}
 [accept]
 kinds = ["*"]
+[console]
 [staging.wrappers]
 "#;
 
@@ -42,6 +44,8 @@ pub struct Config {
     pub homes: Vec<String>,
     /// What home may ask for.
     pub accept: Accept,
+    /// What people on the host see and say in a browser.
+    pub console: console::Settings,
     /// The network domain.
     pub network: network::Settings,
     /// The staging domain.

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{self, IsTerminal, Read},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
 };
@@ -13,6 +13,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use muster_agent::{
     app::{self, Sign},
     config::{self, Loaded},
+    console,
     doctor::{self, Grade},
     host::{Host, Machine, limited},
     identity::{self, Identity},
@@ -27,6 +28,7 @@ const EXAMPLES: &str = "Examples:
   muster-agent enroll < invitation      Join, with the token from standard input
   muster-agent run                      Call home and do what it asks
   muster-agent status -o json           What the running agent says of itself
+  muster-agent console                  An address that opens this host's console
   muster-agent doctor                   What may keep this host from home
   muster-agent config show --origin     Every setting and where it comes from";
 
@@ -67,6 +69,8 @@ enum Verb {
         #[arg(short, long, value_enum, default_value_t = Output::Text)]
         output: Output,
     },
+    /// Print an address that opens the running agent's console in a browser of this host. It lets its reader in
+    Console,
     /// Examine what may keep this host from home; exits with 1 when something does
     Doctor,
     /// Look at the configuration
@@ -129,6 +133,11 @@ fn act(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Enroll { token_file, replace } => runtime.block_on(enroll(&loaded, &*machine, token_file, replace)),
         Verb::Run => runtime.block_on(run(loaded, machine)),
         Verb::Status { output } => status(&loaded, output),
+        Verb::Console => {
+            let state_dir = &loaded.config.state_dir;
+            println!("{}", runtime.block_on(console::url(state_dir, &read_status(state_dir)?.console))?);
+            Ok(ExitCode::SUCCESS)
+        }
         Verb::Doctor => {
             let findings = runtime.block_on(doctor::examine(&loaded.config, &*machine));
             findings.iter().for_each(|finding| println!("{finding}"));
@@ -221,11 +230,14 @@ async fn run(loaded: Loaded, machine: Arc<Machine>) -> anyhow::Result<ExitCode> 
     Ok(ExitCode::SUCCESS)
 }
 
+fn read_status(state_dir: &Path) -> anyhow::Result<Status> {
+    let none = || format!("no agent has run on {}; start one with: muster-agent run", state_dir.display());
+    Status::read(state_dir)?.with_context(none)
+}
+
 fn status(loaded: &Loaded, output: Output) -> anyhow::Result<ExitCode> {
     let state_dir = &loaded.config.state_dir;
-    let Some(mut status) = Status::read(state_dir)? else {
-        bail!("no agent has run on {}; start one with: muster-agent run", state_dir.display());
-    };
+    let mut status = read_status(state_dir)?;
     // The ledger is the truth of what is held, also while no agent runs.
     if let Some(state) = ledger::peek(state_dir)? {
         status.holds = Holds::of(&state);
@@ -240,6 +252,10 @@ fn status(loaded: &Loaded, output: Output) -> anyhow::Result<ExitCode> {
             }
             let holds = &status.holds;
             println!("waiting      {} to start, {} outcomes to bring home", holds.waiting, holds.unacknowledged);
+            match status.console.address {
+                Some(address) => println!("console      http://{address}; let yourself in with: muster-agent console"),
+                None => println!("console      not served: {}", status.console.message),
+            }
             println!("clock        home is {} ms ahead", status.skew_ms);
         }
     }

@@ -5,6 +5,7 @@ use std::{fs, io, path::Path, sync::atomic::Ordering};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    console,
     driver::Kernel,
     identity::Keeper,
     ledger::{Stage, State},
@@ -34,6 +35,9 @@ pub struct Status {
     pub degraded: Option<String>,
     /// How the stream to home fares.
     pub link: link::Report,
+    /// How the console fares.
+    #[serde(default)]
+    pub console: console::Report,
     /// What the ledger holds.
     pub holds: Holds,
 }
@@ -59,7 +63,7 @@ pub struct Holds {
 
 impl Status {
     /// Looks at a running agent.
-    pub fn of(kernel: &Kernel, keeper: &Keeper, link: link::Report) -> Self {
+    pub fn of(kernel: &Kernel, keeper: &Keeper, link: link::Report, console: console::Report) -> Self {
         let current = keeper.current();
         Self {
             agent_id: current.identity.agent_id,
@@ -72,6 +76,7 @@ impl Status {
             revoked: kernel.revoked.load(Ordering::Relaxed),
             degraded: kernel.degraded(),
             link,
+            console,
             holds: kernel.ledger.read(Holds::of),
         }
     }

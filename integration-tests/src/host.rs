@@ -134,6 +134,10 @@ impl Host for FakeHost {
         false
     }
 
+    fn groups_in(&self, _: &Path) -> Vec<Group> {
+        Vec::new()
+    }
+
     fn ask_to_end(&self, _: &Group) {}
 
     fn listens_on(&self, _: &Group) -> BTreeSet<SocketAddr> {

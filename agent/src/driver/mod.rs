@@ -46,6 +46,50 @@ pub trait Driver: Send + Sync + 'static {
     fn admit(&self, document: &[u8]) -> Result<(), Refused>;
     /// How it acts.
     fn act(&self) -> Act<'_>;
+    /// What it shows on its host, if anything.
+    fn pages(&self) -> Option<&dyn Pages> {
+        None
+    }
+}
+
+/// What a driver shows to people on its host, and what it takes from them. Shown is what the driver knows by itself, so
+/// that it can be looked at while home is away.
+pub trait Pages: Send + Sync {
+    /// Path and title of each page; the first is where people come in.
+    fn menu(&self) -> &'static [(&'static str, &'static str)];
+    /// What a page shows, as HTML; none where there is no such page.
+    fn show(&self, path: &str, visit: &Visit<'_>) -> Option<String>;
+    /// All that is shown, as data, with its name.
+    fn data(&self) -> (&'static str, serde_json::Value);
+    /// Takes a form that one of its pages holds; none where nothing is taken.
+    fn submit<'a>(
+        &'a self,
+        path: &'a str,
+        form: &'a BTreeMap<String, String>,
+        visit: &'a Visit<'a>,
+    ) -> BoxFuture<'a, Option<Taken>>;
+}
+
+/// Somebody looks at a page.
+#[derive(Debug, Clone, Copy)]
+pub struct Visit<'a> {
+    /// To stand in every form as `csrf`.
+    pub csrf: &'a str,
+    /// When, milliseconds since the Unix epoch.
+    pub now_ms: i64,
+    /// Home can be asked.
+    pub home_is_there: bool,
+}
+
+/// What became of a form; a sentence each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Taken {
+    /// It was done.
+    Done(String),
+    /// It was not, for what it asks.
+    Refused(String),
+    /// It was not, since home is away.
+    Unreachable(String),
 }
 
 /// The two manners of acting.

@@ -234,6 +234,10 @@ impl Host for Machine {
         }
     }
 
+    fn groups_in(&self, folder: &Path) -> Vec<Group> {
+        fs::canonicalize(folder).map(|folder| proc::groups_in(&folder)).unwrap_or_default()
+    }
+
     fn listens_on(&self, group: &Group) -> BTreeSet<SocketAddr> {
         if proc::is_alive(group) { proc::listens_on(group.pgid) } else { BTreeSet::new() }
     }

@@ -41,6 +41,8 @@ pub trait Host: Send + Sync + 'static {
     fn is_alive(&self, group: &Group) -> bool;
     /// Asks the processes of a group to end, if it is still the one named.
     fn ask_to_end(&self, group: &Group);
+    /// The groups whose leaders work in a folder or below it, which was made for programs that this agent started.
+    fn groups_in(&self, folder: &Path) -> Vec<Group>;
     /// Where the leader of a group accepts TCP connections.
     fn listens_on(&self, group: &Group) -> BTreeSet<SocketAddr>;
     /// Kills a process group, if it is still the one named, and waits until no process of it is left.

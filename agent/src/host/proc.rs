@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
 };
 
 use crate::ledger::Group;
@@ -41,6 +42,16 @@ pub fn is_alive(group: &Group) -> bool {
     let Ok(entries) = fs::read_dir("/proc") else { return false };
     let pids = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
     pids.filter_map(stat).any(|s| s.pgid == group.pgid && s.started >= group.started && !s.is_zombie)
+}
+
+/// The groups whose leaders work in a folder or below it.
+pub fn groups_in(folder: &Path) -> Vec<Group> {
+    let pids =
+        fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
+    let works_there =
+        |pid: &i32| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|works_in| works_in.starts_with(folder));
+    let leads = |group: &Group| stat(group.pgid).is_some_and(|stat| stat.pgid == group.pgid && !stat.is_zombie);
+    pids.filter(works_there).filter_map(group_of).filter(leads).collect()
 }
 
 /// Where a process accepts TCP connections.

@@ -3,7 +3,8 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    path::PathBuf,
+    net::ToSocketAddrs,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -11,10 +12,14 @@ use std::{
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use muster_proto::KIND_NETWORK_SITE;
-use tokio::time::{Instant, sleep};
+use tokio::{
+    net::TcpSocket,
+    time::{Instant, sleep},
+};
 
 use super::{
     Settings,
+    board::Board,
     leaves::Leaves,
     management::{Failure, Management},
     memory::{Ground, Memory},
@@ -28,9 +33,9 @@ use super::{
     wire,
 };
 use crate::{
-    driver::{Act, Capability, Driver, Settled, Standing, Turn},
+    driver::{Act, Capability, Driver, Pages, Settled, Standing, Turn},
     host::Host,
-    ledger::{Assignment, Key, Refused},
+    ledger::{Assignment, Group, Key, Refused},
     spool::Spool,
 };
 
@@ -56,9 +61,11 @@ const COUNTERS_MS: i64 = 60_000;
 /// The driver of `network.site`.
 pub struct Sites {
     settings: Settings,
-    host: Arc<dyn Host>,
-    spool: Arc<Spool>,
+    pub(super) host: Arc<dyn Host>,
+    pub(super) spool: Arc<Spool>,
     folder: PathBuf,
+    /// What was seen of the sites, for people.
+    pub(super) board: Board,
     keepers: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<Keeper>>>>,
 }
 
@@ -68,6 +75,8 @@ struct Keeper {
     leaves: Leaves,
     processes: Processes,
     own: Own,
+    /// Programs of this site that nobody remembers having started.
+    strays: Vec<Group>,
     management: Option<Management>,
     patience: Patience,
     silent_since: Option<Instant>,
@@ -82,7 +91,7 @@ struct Keeper {
 impl Sites {
     /// The driver; sites have their folders below `folder`.
     pub fn new(settings: Settings, host: Arc<dyn Host>, spool: Arc<Spool>, folder: PathBuf) -> Self {
-        Self { settings, host, spool, folder, keepers: Mutex::default() }
+        Self { settings, host, spool, folder, board: Board::default(), keepers: Mutex::default() }
     }
 
     fn keeper(&self, key: &Key) -> Result<Arc<tokio::sync::Mutex<Keeper>>, String> {
@@ -94,12 +103,17 @@ impl Sites {
         let cannot = |e: io::Error| format!("{} cannot be used: {e}", folder.display());
         let memory = Memory::open(&folder).map_err(cannot)?;
         let own = Own::open(&folder, self.host.now_ms())?;
+        // What is not remembered and runs all the same was started before the memory was lost.
+        let is_blank = memory.read(|facts| facts.router.is_none() && facts.processes.is_empty());
+        let folders = ["run", "processes"].map(|name| folder.join(name));
+        let strays = folders.iter().filter(|_| is_blank).flat_map(|folder| self.host.groups_in(folder)).collect();
         let ground = Arc::new(Ground { settings: self.settings.clone(), host: self.host.clone(), folder, memory });
         let keeper = Keeper {
             leaves: Leaves::new(ground.clone(), self.spool.clone(), key.clone()),
             processes: Processes::new(ground.clone()),
             ground,
             own,
+            strays,
             management: None,
             patience: Patience::default(),
             silent_since: None,
@@ -128,6 +142,10 @@ impl Driver for Sites {
     fn act(&self) -> Act<'_> {
         Act::Standing(self)
     }
+
+    fn pages(&self) -> Option<&dyn Pages> {
+        Some(self)
+    }
 }
 
 impl Standing for Sites {
@@ -137,9 +155,20 @@ impl Standing for Sites {
                 Ok(site) => site,
                 Err(refused) => return Turn::Failed(refused.message),
             };
-            match self.keeper(&assignment.key) {
+            let turn = match self.keeper(&assignment.key) {
                 Ok(keeper) => keeper.lock().await.turn(&site).await,
-                Err(why) => Turn::Failed(why),
+                Err(why) => Err(why),
+            };
+            let now_ms = self.host.now_ms();
+            match turn {
+                Ok((status, turn)) => {
+                    self.board.post(&assignment.key, &site, status, now_ms);
+                    turn
+                }
+                Err(why) => {
+                    self.board.post_failure(&assignment.key, &site, &why, now_ms);
+                    Turn::Failed(why)
+                }
             }
         })
     }
@@ -157,6 +186,7 @@ impl Standing for Sites {
                 }
             }
             self.keepers.lock().unwrap_or_else(|e| e.into_inner()).remove(&assignment.key.id);
+            self.board.remove(&assignment.key);
             Turn::Settled(Settled::default())
         })
     }
@@ -165,19 +195,19 @@ impl Standing for Sites {
 // === impl Keeper ===
 
 impl Keeper {
-    async fn turn(&mut self, site: &Site) -> Turn {
+    async fn turn(&mut self, site: &Site) -> Result<(Status, Turn), String> {
         self.problems.clear();
-        let materials = match self.leaves.materials(site, &mut self.problems).await {
-            Ok(materials) => materials,
-            Err(why) => return Turn::Failed(why),
-        };
+        for stray in std::mem::take(&mut self.strays) {
+            tracing::warn!(pid = stray.pgid, "a program of a site that is not remembered is ended");
+            self.ground.host.end_group(&stray).await;
+        }
+        let materials = self.leaves.materials(site, &mut self.problems).await?;
         self.processes.supervise(site).await;
         let healthy = self.processes.probe(site).await;
         let wanted = plan::wanted(site, &materials, &healthy, &self.taken(site));
-        let (state, running) = match self.keep_router(site, &wanted).await {
-            Ok(stand) => stand,
-            Err(e) => return Turn::Failed(format!("{} cannot be written: {e}", self.ground.folder.display())),
-        };
+        let cannot = |folder: &Path, e: io::Error| format!("{} cannot be written: {e}", folder.display());
+        let kept = self.keep_router(site, &wanted).await;
+        let (state, running) = kept.map_err(|e| cannot(&self.ground.folder, e))?;
         let mut seen = Seen::default();
         let mut is_equal = state == State::Rendered;
         let mut state = state;
@@ -200,7 +230,8 @@ impl Keeper {
             self.leaves.tidy(site);
         }
         let status = self.status(site, state, running.as_ref(), &seen, &healthy);
-        self.told(&status, is_equal && !lacks)
+        let turn = self.told(&status, is_equal && !lacks);
+        Ok((status, turn))
     }
 
     /// The listeners whose ports somebody else has.
@@ -433,7 +464,7 @@ impl Keeper {
         let host = self.ground.host.clone();
         let (router, processes) = self.ground.memory.read(|facts| (facts.router.clone(), facts.processes.clone()));
         for running in processes.values().chain(&router) {
-            process::end(host.as_ref(), running).await;
+            process::end(host.as_ref(), running, &self.ground.folder).await;
         }
         fs::remove_dir_all(&self.ground.folder)
             .map_err(|e| format!("{} cannot be removed: {e}", self.ground.folder.display()))?;
@@ -463,11 +494,19 @@ async fn await_port(listener: &Attributes) -> Result<(), String> {
     bindable(&host, port)
 }
 
-/// Whether a port could be bound; if not, a sentence why.
+/// Whether a port could be bound; if not, a sentence why. It is bound and never listened at, so that a router that takes
+/// it in the same moment is not in its way.
 fn bindable(host: &str, port: u16) -> Result<(), String> {
     let host = if host.is_empty() { "0.0.0.0" } else { host };
-    match std::net::TcpListener::bind((host, port)) {
-        Ok(_) => Ok(()),
+    let address =
+        (host, port).to_socket_addrs().and_then(|mut found| found.next().ok_or(io::ErrorKind::NotFound.into()));
+    let bound = address.and_then(|address| {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)
+    });
+    match bound {
+        Ok(()) => Ok(()),
         Err(e) if e.kind() == io::ErrorKind::AddrInUse => Err(format!("port {port} is taken by another program")),
         Err(e) if e.kind() == io::ErrorKind::AddrNotAvailable => Err(format!("this host has no address {host}")),
         Err(e) => Err(format!("port {port} at {host} cannot be bound: {e}")),

@@ -51,8 +51,7 @@ pub struct Memory {
 // === impl Memory ===
 
 impl Memory {
-    /// Reads what a site's folder holds. What cannot be read is told and begun anew: processes that are lost to it keep
-    /// their ports, which then shows.
+    /// Reads what a site's folder holds. What cannot be read is told and begun anew.
     pub fn open(folder: &Path) -> io::Result<Self> {
         durable::folder(folder)?;
         let path = folder.join(FILE);

@@ -7,23 +7,28 @@
 //! - The *start-up file* always says what the running router holds, so that a router that restarts needs nobody.
 //! - The router (`router`) and the programs (`process`, `supervise`) outlive the agent: they are known again by their number, their
 //!   start and the boot. A running router is changed over its management (`management`), which is locked to the agent.
+//! - What the driver saw last is on a *board*, from which people on the host read (`pages`, `view`); what they decide of
+//!   endpoints is asked of home, which answers with a newer document.
 //! - What is said of links, ports and the router rests on what the router shows, see `observe`.
 //!
 //! A generation is reported applied only when an observation found nothing left to do. What cannot be helped from here
 //! (a peer that is away, a port taken by somebody else) is a problem in the result, not a reason to try in a circle.
 
 mod apply;
+mod board;
 mod leaves;
 mod management;
 mod memory;
 mod model;
 mod observe;
+mod pages;
 mod plan;
 mod process;
 mod profile;
 mod router;
 mod sasl;
 mod supervise;
+mod view;
 mod wire;
 
 use std::{

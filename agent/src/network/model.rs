@@ -149,6 +149,19 @@ pub enum Purpose {
     Egress,
 }
 
+/// What the site's participants said of what is allocated to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    /// Nothing: it is carried out.
+    Open,
+    /// It is carried out.
+    Accepted,
+    /// It is not carried out.
+    Declined,
+    /// It lacks a host or a port that only the site can say.
+    Incomplete,
+}
+
 /// Something allocated to the site.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
@@ -158,8 +171,10 @@ pub struct Endpoint {
     pub purpose: Purpose,
     /// For people.
     pub name: String,
-    /// Neither declined nor incomplete.
-    pub is_wanted: bool,
+    /// What the site's participants said of it.
+    pub choice: Choice,
+    /// Which version of the allocation this is.
+    pub generation: u64,
     /// Processes: what to run.
     pub program: Option<Program>,
     /// Its parts in service links.
@@ -182,11 +197,13 @@ pub struct Program {
 pub struct Attachment {
     /// The service link.
     pub service_link: String,
+    /// The address, as the application network names it.
+    pub address: String,
     /// Connections come from the endpoint.
     pub connects: bool,
-    /// Where.
+    /// Where; empty while nobody said so.
     pub host: String,
-    /// Where.
+    /// Where; 0 while nobody said so.
     pub port: u16,
 }
 
@@ -377,6 +394,15 @@ impl Role {
 impl Site {
     /// Whether what belongs to an endpoint is carried out: nobody declined it, and it lacks nothing.
     pub fn is_wanted(&self, endpoint: &str) -> bool {
-        self.endpoints.iter().find(|e| e.id == endpoint).is_none_or(|e| e.is_wanted)
+        self.endpoints.iter().find(|e| e.id == endpoint).is_none_or(Endpoint::is_wanted)
+    }
+}
+
+// === impl Endpoint ===
+
+impl Endpoint {
+    /// Neither declined nor incomplete.
+    pub fn is_wanted(&self) -> bool {
+        matches!(self.choice, Choice::Open | Choice::Accepted)
     }
 }

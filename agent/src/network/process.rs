@@ -11,9 +11,11 @@ use tokio::{
     net::TcpStream,
     time::{Instant, sleep, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Settings,
+    memory::Ground,
     model::{Endpoint, Site},
     profile::slug,
 };
@@ -24,6 +26,9 @@ use crate::{
 
 /// From the request to end to the end by force.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// How long the removal of a container may take.
+const REMOVE: Duration = Duration::from_secs(30);
 
 /// How often a process that was asked to end is looked at.
 const LOOK: Duration = Duration::from_millis(50);
@@ -53,6 +58,18 @@ pub struct Running {
     pub started_ms: i64,
     /// What it was started with: another value needs another start.
     pub with: String,
+    /// It runs in this container, which may outlive it.
+    #[serde(default)]
+    pub container: Option<Container>,
+}
+
+/// A container as the program that runs it knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Container {
+    /// The program.
+    pub runner: PathBuf,
+    /// The container's name.
+    pub name: String,
 }
 
 /// When a process that ended is started again.
@@ -81,8 +98,8 @@ pub struct Recipe {
     pub args: Vec<String>,
     /// Its environment.
     pub env: Vec<(String, String)>,
-    /// Containers: the name under which the program knows it.
-    pub container: Option<String>,
+    /// The container it runs in.
+    pub container: Option<Container>,
 }
 
 struct Recording<'a>(&'a (dyn Fn(Group) -> io::Result<()> + Send + Sync));
@@ -97,7 +114,7 @@ impl Running {
 
     /// A group that was just made.
     pub fn new(group: Group, started_ms: i64, with: String) -> Self {
-        Self { pid: group.pgid, ticks: group.started, boot_id: group.boot_id, started_ms, with }
+        Self { pid: group.pgid, ticks: group.started, boot_id: group.boot_id, started_ms, with, container: None }
     }
 }
 
@@ -166,8 +183,8 @@ pub async fn start(
     host.start(program, log, &Recording(record)).await
 }
 
-/// Ends a process and all of its group.
-pub async fn end(host: &dyn Host, running: &Running) {
+/// Ends a process, all of its group, and its container; `folder` is to work in.
+pub async fn end(host: &dyn Host, running: &Running, folder: &Path) {
     let group = running.group();
     host.ask_to_end(&group);
     let deadline = Instant::now() + GRACE;
@@ -175,6 +192,26 @@ pub async fn end(host: &dyn Host, running: &Running) {
         sleep(LOOK).await;
     }
     host.end_group(&group).await;
+    if let Some(container) = &running.container {
+        remove(host, container, folder).await;
+    }
+}
+
+/// Removes a container if there is one. Whoever asked a program to run it may have ended without it.
+pub async fn remove(host: &dyn Host, container: &Container, folder: &Path) {
+    let program = Program {
+        path: container.runner.clone(),
+        args: ["rm", "--force", &container.name].map(str::to_owned).into(),
+        env: Vec::new(),
+        folder: folder.join("remove-container"),
+        limit: REMOVE,
+        memory_bytes: 0,
+        file_bytes: 0,
+    };
+    // One that is not there is refused by some programs and by others not; a start that it hinders says so itself.
+    if let Err(e) = host.run(program, CancellationToken::new(), &Recording(&|_| Ok(()))).await {
+        tracing::warn!(container = container.name, error = %e, "a container cannot be removed");
+    }
 }
 
 /// Whether a port accepts a connection.
@@ -205,7 +242,8 @@ pub fn last_words(log: &Path) -> String {
 ///
 /// A program finds in `MUSTER_PORT` the port at which it is expected, and for each service link it connects to the host
 /// and port of its ingress in `MUSTER_<LINK>_HOST` and `MUSTER_<LINK>_PORT`.
-pub fn recipe(site: &Site, endpoint: &Endpoint, settings: &Settings, host: &dyn Host) -> Result<Recipe, String> {
+pub fn recipe(ground: &Ground, site: &Site, endpoint: &Endpoint) -> Result<Recipe, String> {
+    let (settings, host) = (&ground.settings, ground.host.as_ref());
     let program = endpoint.program.as_ref().ok_or("nothing is said of what it runs")?;
     let mut env = Vec::new();
     if let Some(tcp) = site.tcp_connectors.iter().find(|t| t.endpoint == endpoint.id) {
@@ -226,6 +264,9 @@ pub fn recipe(site: &Site, endpoint: &Endpoint, settings: &Settings, host: &dyn 
         "" => program.image.clone(),
         tag => format!("{}:{tag}", program.image),
     };
+    if !reference.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+        return Err(format!("{reference:?} is no container image: a reference begins with a letter or a digit"));
+    }
     let Some(runner) = &settings.containers else {
         return Err(format!(
             "{reference} is a container image and the host's owner allows no containers; set network.containers to \
@@ -233,12 +274,15 @@ pub fn recipe(site: &Site, endpoint: &Endpoint, settings: &Settings, host: &dyn 
         ));
     };
     let path = super::router::find(runner).ok_or_else(|| format!("{} is not on this host", runner.display()))?;
-    let name = format!("muster-{}", slug(&endpoint.id));
+    // Another agent of this host may run the same endpoint.
+    let own = muster_pki::hex(&muster_pki::sha256(ground.folder.as_os_str().as_encoded_bytes()));
+    let name = format!("muster-{}-{}", slug(&endpoint.id), &own[..8]);
     let mut args: Vec<String> = ["run", "--rm", "--network", "host", "--name", &name].map(str::to_owned).into();
     args.extend(env.iter().flat_map(|(name, value)| ["--env".to_owned(), format!("{name}={value}")]));
     args.push(reference);
     args.extend(program.arguments.iter().cloned());
-    Ok(Recipe { path, args, env: Vec::new(), container: Some(name) })
+    let container = Container { runner: path.clone(), name };
+    Ok(Recipe { path, args, env: Vec::new(), container: Some(container) })
 }
 
 /// An executable in a folder of the owner's list, by its name there or by its path.

@@ -92,7 +92,7 @@ pub async fn keep(
             return Stand::Runs(running);
         }
         if is_alive {
-            process::end(host, &running).await;
+            process::end(host, &running, start.file.parent().unwrap_or(start.file)).await;
         } else {
             patience.failed();
         }

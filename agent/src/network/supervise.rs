@@ -42,7 +42,7 @@ impl Processes {
 
     /// Sees to the processes of endpoints that are wanted, and ends the others.
     pub async fn supervise(&mut self, site: &Site) {
-        let is_wanted = |e: &&Endpoint| e.purpose == Purpose::Process && e.is_wanted;
+        let is_wanted = |e: &&Endpoint| e.purpose == Purpose::Process && e.is_wanted();
         let wanted: BTreeMap<_, _> = site.endpoints.iter().filter(is_wanted).map(|e| (e.id.clone(), e)).collect();
         let known: Vec<_> = self.ground.memory.read(|facts| facts.processes.keys().cloned().collect());
         for id in known.iter().filter(|id| !wanted.contains_key(*id)) {
@@ -50,7 +50,7 @@ impl Processes {
         }
         self.supervised.retain(|id, _| wanted.contains_key(id));
         for (id, endpoint) in wanted {
-            let message = match process::recipe(site, endpoint, &self.ground.settings, self.ground.host.as_ref()) {
+            let message = match process::recipe(&self.ground, site, endpoint) {
                 Ok(recipe) => self.keep_process(&id, &recipe).await.err().unwrap_or_default(),
                 Err(missing) => {
                     self.end_process(&id).await;
@@ -85,6 +85,9 @@ impl Processes {
             return Err(if words.is_empty() { "it ended".into() } else { format!("it ended: {words}") });
         }
         supervised.patience.begin();
+        if let Some(container) = &recipe.container {
+            process::remove(host.as_ref(), container, &self.ground.folder).await;
+        }
         let folder = self.ground.folder.join("processes").join(slug(id));
         durable::folder(&folder).map_err(|e| format!("{} cannot be made: {e}", folder.display()))?;
         let program = host::Program {
@@ -98,7 +101,8 @@ impl Processes {
         };
         let started_ms = host.now_ms();
         let record = |group| {
-            let running = Running::new(group, started_ms, with.clone());
+            let container = recipe.container.clone();
+            let running = Running { container, ..Running::new(group, started_ms, with.clone()) };
             memory.change(|facts| drop(facts.processes.insert(id.to_owned(), running)))
         };
         let started = process::start(host.as_ref(), program, &log, &record).await;
@@ -110,7 +114,7 @@ impl Processes {
 
     async fn end_process(&mut self, id: &str) {
         if let Some(running) = self.ground.memory.read(|facts| facts.processes.get(id).cloned()) {
-            process::end(self.ground.host.as_ref(), &running).await;
+            process::end(self.ground.host.as_ref(), &running, &self.ground.folder).await;
             let forgotten = self.ground.memory.change(|facts| drop(facts.processes.remove(id)));
             forgotten.unwrap_or_else(|e| tracing::error!(error = %e, "the state folder cannot be written"));
         }
@@ -130,7 +134,7 @@ impl Processes {
 
     /// What is said of the processes.
     pub fn status(&self, site: &Site, healthy: &BTreeSet<String>) -> Vec<ProcessStatus> {
-        let processes = site.endpoints.iter().filter(|e| e.purpose == Purpose::Process && e.is_wanted);
+        let processes = site.endpoints.iter().filter(|e| e.purpose == Purpose::Process && e.is_wanted());
         processes.map(|e| self.process_status(site, &e.id, healthy)).collect()
     }
 

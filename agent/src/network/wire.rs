@@ -8,8 +8,8 @@ use prost::Message;
 
 use super::{
     model::{
-        Address, Attachment, Connector, Distribution, Endpoint, Listener, Mode, OWN, Profile, Program, Purpose, Role,
-        Site, Tcp,
+        Address, Attachment, Choice, Connector, Distribution, Endpoint, Listener, Mode, OWN, Profile, Program, Purpose,
+        Role, Site, Tcp,
     },
     observe::{Status, Up},
 };
@@ -135,6 +135,37 @@ pub fn signed(reply: &[u8]) -> Result<Vec<Vec<u8>>, String> {
     }
 }
 
+/// What a participant decided about an endpoint, on the version of it that they saw.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// The endpoint.
+    pub endpoint: String,
+    /// The version.
+    pub generation: u64,
+    /// Whether it is to be carried out.
+    pub accept: bool,
+    /// Where the allocation leaves it open; empty: not said.
+    pub host: String,
+    /// Where the allocation leaves it open; 0: not said.
+    pub port: u16,
+}
+
+/// The question whether home takes a decision.
+pub fn decide(decision: &Decision) -> Bytes {
+    let Decision { endpoint, generation, accept, host, port } = decision.clone();
+    let decide = proto::Decide { endpoint, generation, accept, host, port: port.into() };
+    let question = proto::Question { question: Some(proto::question::Question::Decide(decide)) };
+    question.encode_to_vec().into()
+}
+
+/// Whether the answer to [`decide`] is that it was taken.
+pub fn decided(reply: &[u8]) -> Result<(), String> {
+    match proto::Reply::decode(reply).map_err(|e| e.to_string())?.reply {
+        Some(proto::reply::Reply::Decided(_)) => Ok(()),
+        _ => Err("home answered something else than a decision".into()),
+    }
+}
+
 fn state(state: super::observe::State) -> proto::router_status::State {
     use super::observe::State;
     match state {
@@ -194,27 +225,31 @@ fn address(read: proto::Address) -> Result<Address, Refused> {
 }
 
 fn endpoint(read: proto::Endpoint) -> Result<Endpoint, Refused> {
-    use proto::endpoint::{Choice, Kind};
+    use proto::endpoint::{Choice as Said, Kind};
     let purpose = match read.kind() {
         Kind::Process => Purpose::Process,
         Kind::Ingress => Purpose::Ingress,
         Kind::Egress => Purpose::Egress,
         Kind::Unspecified => return Err(malformed("endpoints.kind is missing")),
     };
-    let is_wanted = match read.choice() {
-        Choice::Open | Choice::Accepted => true,
-        Choice::Declined | Choice::Incomplete => false,
-        Choice::Unspecified => return Err(malformed("endpoints.choice is missing")),
+    let choice = match read.choice() {
+        Said::Open => Choice::Open,
+        Said::Accepted => Choice::Accepted,
+        Said::Declined => Choice::Declined,
+        Said::Incomplete => Choice::Incomplete,
+        Said::Unspecified => return Err(malformed("endpoints.choice is missing")),
     };
     let attachment = |a: proto::Attachment| {
-        let port = if is_wanted { port("endpoints.attachments", a.port)? } else { 0 };
-        Ok(Attachment { service_link: a.service_link, connects: a.connects, host: a.host, port })
+        let port = port("endpoints.attachments", a.port)?;
+        let (service_link, address, host) = (a.service_link, a.address, a.host);
+        Ok(Attachment { service_link, address, connects: a.connects, host, port })
     };
     Ok(Endpoint {
         id: read.id,
         purpose,
         name: read.name,
-        is_wanted,
+        choice,
+        generation: read.generation,
         program: read.program.map(|p| Program { image: p.image, tag: p.tag, arguments: p.arguments }),
         attachments: read.attachments.into_iter().map(attachment).collect::<Result<_, Refused>>()?,
     })

@@ -29,6 +29,7 @@ const AGENT: &[&[&str]] = &[
     &["identity", "spool"],
     &["driver"],
     &["link", "settings", "network", "staging", "experiment", "inventory", "release"],
+    &["console"],
     &["config", "status"],
     &["app", "doctor"],
 ];

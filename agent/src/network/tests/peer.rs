@@ -129,6 +129,10 @@ impl Host for PeerHost {
         self.peers.lock().unwrap().remove(&group.pgid);
     }
 
+    fn groups_in(&self, _: &Path) -> Vec<Group> {
+        Vec::new()
+    }
+
     fn listens_on(&self, group: &Group) -> BTreeSet<SocketAddr> {
         let Some(peer) = self.peer(group) else { return BTreeSet::new() };
         let state = peer.state.lock().unwrap();

@@ -100,7 +100,7 @@ async fn what_may_not_run_says_what_is_missing() {
     let (mut site, _programs) = site(STAYS);
     for (image, tag, missing) in [
         ("gone", "", "no executable \"gone\""),
-        ("../shop", "", "allows no containers"),
+        ("../shop", "", "is no container image"),
         ("..", "", "no executable"),
         ("/bin/sleep", "", "no executable \"/bin/sleep\""),
         ("docker.io/library/nginx", "1.27", "docker.io/library/nginx:1.27 is a container image"),
@@ -112,6 +112,75 @@ async fn what_may_not_run_says_what_is_missing() {
         assert!(told.processes[0].message.contains(missing), "{:?}", told.processes);
         assert!(!told.processes[0].running);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_takes_the_place_of_one_left_over_and_none_is_left_when_it_ends() {
+    let (mut site, programs) = site(STAYS);
+    let (runner, said) = (programs.path().join("podman"), programs.path().join("said"));
+    let script = format!("#!/bin/sh\necho \"$@\" >> {}\n[ \"$1\" = run ] && exec sleep 1000\nexit 1\n", said.display());
+    std::fs::write(&runner, script).unwrap();
+    std::fs::set_permissions(&runner, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    site.settings.containers = Some(runner);
+    site.restart();
+    let program = site.document.endpoints[0].program.as_mut().unwrap();
+    (program.image, program.tag) = ("docker.io/library/nginx".into(), "1.27".into());
+    let lines = || std::fs::read_to_string(&said).unwrap_or_default().lines().map(str::to_owned).collect::<Vec<_>>();
+    site.until("it runs", |told, _| told.processes[0].running && lines().len() == 2).await;
+    let port = site.document.tcp_connectors[0].port;
+    let name = lines()[0].strip_prefix("rm --force ").expect("what is left over goes first").to_owned();
+    let began = format!(
+        "run --rm --network host --name {name} --env MUSTER_PORT={port} --env MUSTER_DATA_BASE_HOST=127.0.0.1 \
+         --env MUSTER_DATA_BASE_PORT=4711 docker.io/library/nginx:1.27 a b"
+    );
+    assert_eq!(lines()[1], began);
+    site.restart();
+    site.settled().await;
+    assert_eq!(lines().len(), 2, "an agent that restarts leaves it alone");
+    let first = site.facts().processes["e1"].clone();
+    site.host.end_group(&first.group()).await;
+    site.until("it runs again", |told, _| told.processes[0].running && told.processes[0].restarts == 1).await;
+    assert_eq!(lines()[2..].iter().filter(|line| **line == began).count(), 1);
+    assert!(lines()[2..].iter().filter(|line| **line == format!("rm --force {name}")).count() >= 1, "{:?}", lines());
+    let second = site.facts().processes["e1"].clone();
+    site.restart();
+    site.document.endpoints[0].choice = endpoint::Choice::Declined.into();
+    site.generation += 1;
+    site.settled().await;
+    assert_eq!(lines().last(), Some(&format!("rm --force {name}")), "whoever asked for it may have gone without it");
+    assert!(!site.host.is_alive(&second.group()));
+    let other = Site::new(site.document.clone(), Home::of(&[], "edge-a"), site.settings.clone());
+    assert_ne!(other.folder(), site.folder());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_would_be_an_option_is_not_run() {
+    let (mut site, programs) = site(STAYS);
+    site.settings.containers = Some(programs.path().join("shop"));
+    site.restart();
+    for (image, tag) in [("--volume=/:/host", ""), ("--privileged", "1"), ("./x/y", "")] {
+        let program = site.document.endpoints[0].program.as_mut().unwrap();
+        (program.image, program.tag) = (image.into(), tag.into());
+        site.generation += 1;
+        let told = site.settled().await;
+        assert!(told.processes[0].message.contains("is no container image"), "{:?}", told.processes);
+        assert!(!told.processes[0].running);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_runs_though_nobody_remembers_it_is_ended_and_begun_anew() {
+    let (mut site, _programs) = site(STAYS);
+    site.until("running", |told, _| told.processes[0].running).await;
+    let before = site.facts().processes["e1"].clone();
+    for damage in ["{\"port\":", ""] {
+        let lost = site.facts().processes["e1"].clone();
+        std::fs::write(site.folder().join("site.json"), damage).unwrap();
+        site.restart();
+        site.until("running again", |told, settled| settled && told.processes[0].running).await;
+        assert!(!site.host.is_alive(&lost.group()), "the one before is ended");
+    }
+    assert_ne!(site.facts().processes["e1"], before);
 }
 
 #[tokio::test(flavor = "multi_thread")]

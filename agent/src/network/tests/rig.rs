@@ -52,6 +52,9 @@ pub struct Home {
     pub common_name: String,
     pub life: std::sync::atomic::AtomicI64,
     pub asked: std::sync::Mutex<Vec<proto::Sign>>,
+    pub decided: std::sync::Mutex<Vec<proto::Decide>>,
+    /// Why decisions are refused, if they are.
+    pub refuses: std::sync::Mutex<Option<String>>,
 }
 
 impl Authority {
@@ -82,6 +85,8 @@ impl Home {
             common_name: common_name.into(),
             life: (5 * DAY).into(),
             asked: Default::default(),
+            decided: Default::default(),
+            refuses: Default::default(),
         })
     }
 
@@ -93,16 +98,33 @@ impl Home {
             {
                 let Frame::Ask(question) = frame else { continue };
                 let asked = proto::Question::decode(question.body.clone()).unwrap();
-                let Some(proto::question::Question::Sign(sign)) = asked.question else { panic!("{asked:?}") };
-                let authority = self.authorities.lock().unwrap()[&sign.profile].clone();
-                let leaf = authority.sign(&sign.request, &self.common_name, self.life.load(Ordering::Relaxed));
-                self.asked.lock().unwrap().push(sign);
-                let chain = vec![leaf.into(), authority.der.clone().into()];
-                let reply = proto::Reply { reply: Some(proto::reply::Reply::Signed(proto::Signed { chain })) };
-                spool.answered(&question.ask_id, Answer::Ok(reply.encode_to_vec().into()));
+                let answer = match asked.question.unwrap() {
+                    proto::question::Question::Sign(sign) => Ok(self.sign(sign)),
+                    proto::question::Question::Decide(decide) => self.decide(decide),
+                };
+                let answer = match answer {
+                    Ok(reply) => Answer::Ok(proto::Reply { reply: Some(reply) }.encode_to_vec().into()),
+                    Err(why) => Answer::Denied(why),
+                };
+                spool.answered(&question.ask_id, answer);
             }
             let _ = tokio::time::timeout(Duration::from_millis(100), spool.filled()).await;
         }
+    }
+
+    fn sign(&self, sign: proto::Sign) -> proto::reply::Reply {
+        let authority = self.authorities.lock().unwrap()[&sign.profile].clone();
+        let leaf = authority.sign(&sign.request, &self.common_name, self.life.load(Ordering::Relaxed));
+        self.asked.lock().unwrap().push(sign);
+        proto::reply::Reply::Signed(proto::Signed { chain: vec![leaf.into(), authority.der.clone().into()] })
+    }
+
+    fn decide(&self, decide: proto::Decide) -> Result<proto::reply::Reply, String> {
+        if let Some(why) = self.refuses.lock().unwrap().clone() {
+            return Err(why);
+        }
+        self.decided.lock().unwrap().push(decide);
+        Ok(proto::reply::Reply::Decided(proto::Decided {}))
     }
 }
 

@@ -12,7 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::rig::{self, Authority, Home, Site};
 
 /// Answers each connection with all that it read, in capitals.
-async fn backend(port: u16) -> AbortOnDropHandle<()> {
+pub async fn backend(port: u16) -> AbortOnDropHandle<()> {
     let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
     AbortOnDropHandle::new(tokio::spawn(async move {
         while let Ok((mut client, _)) = listener.accept().await {
@@ -29,7 +29,7 @@ async fn backend(port: u16) -> AbortOnDropHandle<()> {
     }))
 }
 
-async fn call(port: u16, text: &str) -> std::io::Result<String> {
+pub async fn call(port: u16, text: &str) -> std::io::Result<String> {
     let exchange = async {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
         stream.write_all(text.as_bytes()).await?;
@@ -42,7 +42,7 @@ async fn call(port: u16, text: &str) -> std::io::Result<String> {
         .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
 }
 
-async fn until_called(port: u16, within: Duration) -> Duration {
+pub async fn until_called(port: u16, within: Duration) -> Duration {
     let began = tokio::time::Instant::now();
     loop {
         match call(port, "hello").await {
@@ -57,17 +57,17 @@ async fn until_called(port: u16, within: Duration) -> Duration {
 }
 
 /// Two interiors, an edge at each, a way from one to the other.
-struct Mesh {
-    int_a: Site,
-    int_b: Site,
-    edge_a: Site,
-    edge_b: Site,
-    ingress: u16,
-    egress: u16,
+pub struct Mesh {
+    pub int_a: Site,
+    pub int_b: Site,
+    pub edge_a: Site,
+    pub edge_b: Site,
+    pub ingress: u16,
+    pub egress: u16,
 }
 
 impl Mesh {
-    fn new(router: &std::path::Path) -> Self {
+    pub fn new(router: &std::path::Path) -> Self {
         let settings = || rig::settings(router);
         let (backbone, network) = (Authority::new("backbone"), Authority::new("network"));
         let [inter, at_a, at_b, ingress, egress] = [(); 5].map(|()| rig::free_port());
@@ -101,14 +101,14 @@ impl Mesh {
         }
     }
 
-    async fn linked(&self) {
+    pub async fn linked(&self) {
         for site in [&self.int_a, &self.int_b, &self.edge_a, &self.edge_b] {
             site.until("all links up", |told, settled| settled && told.links.iter().all(|link| link.up)).await;
         }
     }
 
     /// Linked, with something behind the address.
-    async fn up(&self) {
+    pub async fn up(&self) {
         self.linked().await;
         self.edge_a.until("all ports up", |told, _| told.ports.iter().all(|port| port.up)).await;
     }
@@ -129,13 +129,13 @@ async fn bytes_sent_to_an_ingress_arrive_at_a_process_at_another_site() {
 }
 
 /// One connection kept in use until told to stop; every byte must come back.
-struct Talk {
+pub struct Talk {
     stop: tokio_util::sync::CancellationToken,
     task: tokio::task::JoinHandle<u64>,
 }
 
 impl Talk {
-    async fn begin(port: u16) -> Self {
+    pub async fn begin(port: u16) -> Self {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
         let stop = tokio_util::sync::CancellationToken::new();
         let stopped = stop.clone();
@@ -154,7 +154,7 @@ impl Talk {
         Self { stop, task }
     }
 
-    async fn end(self) -> u64 {
+    pub async fn end(self) -> u64 {
         self.stop.cancel();
         self.task.await.expect("the connection held")
     }
@@ -365,6 +365,55 @@ async fn what_is_at_the_other_end_is_told_as_what_it_is() {
     drop(taken);
     let up = |told: &proto::SiteResult, _| told.ports.iter().any(|p| p.name == "conflict" && p.up);
     b.until("the port that became free is used", up).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ingress_whose_port_is_taken_says_so_and_takes_it_when_it_is_free() {
+    let Some(router) = rig::skrouterd() else { return };
+    let mut mesh = Mesh::new(&router);
+    let other = TcpListener::bind(("127.0.0.1", mesh.ingress)).await.unwrap();
+    let twice = rig::free_port();
+    mesh.edge_a
+        .document
+        .tcp_listeners
+        .extend([rig::tcp_listener("first", "web", twice), rig::tcp_listener("second", "web", twice)]);
+    let _backend = backend(mesh.egress).await;
+    mesh.linked().await;
+    let port = |told: &proto::SiteResult, name: &str| told.ports.iter().find(|p| p.name == name).unwrap().clone();
+    let is_conflict =
+        |told: &proto::SiteResult, name: &str| port(told, name).message.contains("taken by another program");
+    let told = mesh.edge_a.until("told", |told, _| is_conflict(told, "web-in")).await;
+    assert!(!port(&told, "web-in").up);
+    // Of two that want one port, one has it.
+    let one = |told: &proto::SiteResult, _| {
+        port(told, "first").up != port(told, "second").up && (is_conflict(told, "first") || is_conflict(told, "second"))
+    };
+    mesh.edge_a.until("one of two", one).await;
+    until_called(twice, Duration::from_secs(10)).await;
+    let before = mesh.edge_a.router();
+    drop(other);
+    mesh.edge_a.until("it is taken", |told, _| port(told, "web-in").up).await;
+    until_called(mesh.ingress, Duration::from_secs(10)).await;
+    mesh.edge_a.document.tcp_listeners.retain(|t| t.name != "first");
+    mesh.edge_a.generation += 1;
+    mesh.edge_a.until("the other one has it", |told, settled| settled && port(told, "second").up).await;
+    until_called(twice, Duration::from_secs(10)).await;
+    assert_eq!(mesh.edge_a.router(), before, "the router lived through it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_router_that_nobody_remembers_is_ended_and_another_has_its_ports() {
+    let Some(router) = rig::skrouterd() else { return };
+    let mut mesh = Mesh::new(&router);
+    let _backend = backend(mesh.egress).await;
+    mesh.up().await;
+    let before = mesh.int_a.router();
+    std::fs::write(mesh.int_a.folder().join("site.json"), b"{").unwrap();
+    mesh.int_a.restart();
+    mesh.int_a.until("settled", |told, settled| settled && told.ports.iter().all(|p| p.up)).await;
+    assert!(!crate::host::Host::is_alive(mesh.int_a.host.as_ref(), &before.group()));
+    mesh.linked().await;
+    until_called(mesh.ingress, Duration::from_secs(20)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
