@@ -139,6 +139,11 @@ impl Client {
         decode(self.send(Method::PUT, path, Some(body), None)?)
     }
 
+    /// Puts something in the place of what is there, if that still is the version named.
+    pub fn put_if<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize, version: Option<i64>) -> Result<T> {
+        decode(self.send(Method::PUT, path, Some(body), version)?)
+    }
+
     /// Follows a stream until `take` gives something, or the stream ends.
     pub fn follow<T>(&self, path: &str, mut take: impl FnMut(Message) -> Result<Option<T>>) -> Result<Option<T>> {
         let answer = self.send(Method::GET, path, None::<&()>, None)?;

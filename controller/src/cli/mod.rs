@@ -8,6 +8,7 @@ mod context;
 mod dev;
 mod event;
 mod fleet;
+mod network;
 mod output;
 mod people;
 mod staging;
@@ -91,7 +92,7 @@ enum Command {
     Context(context::Command),
     /// Say who you are to the controller
     Whoami,
-    /// Make or change what files declare: projects and stagings
+    /// Make or change what files declare
     Apply(apply::Apply),
     /// Show what applying a file would change
     Diff(apply::Diff),
@@ -107,6 +108,8 @@ enum Command {
     Agent(fleet::Agent),
     /// Look after stagings: preview deployments on staging hosts
     Staging(staging::Args),
+    /// Look after backbones, and the application networks on them
+    Network(network::Args),
     /// Read the history: who changed what, and when
     #[command(subcommand)]
     Event(event::Command),
@@ -235,6 +238,7 @@ fn run(cli: Cli) -> Result {
         Command::Invitation(command) => command.run(&global),
         Command::Agent(command) => command.run(&global),
         Command::Staging(args) => args.run(&global),
+        Command::Network(args) => args.run(&global),
         Command::Event(command) => command.run(&global),
         Command::Token(command) => command.run(&global),
         Command::Session(command) => command.run(&global),

@@ -10,7 +10,7 @@
 //! alone. It does not know how a router is told: its agents do.
 
 mod api;
-mod model;
+pub mod model;
 mod plan;
 mod reconcile;
 mod service;
