@@ -10,6 +10,7 @@
 //! alone. It does not know how a router is told: its agents do.
 
 mod api;
+mod manifests;
 pub mod model;
 mod plan;
 mod reconcile;
@@ -32,6 +33,7 @@ fn open(context: &Context) -> Domain {
     let networks = Networks { fleet: context.fleet.clone() };
     let reconcile = Reconcile { networks: networks.clone(), planned: None };
     Domain {
+        manifests: manifests::kinds(&networks),
         routes: api::routes(networks),
         loops: vec![Loop::new("network", reconcile, context.db.wake().listen(&["network", AGENTS]))],
         ..Domain::default()

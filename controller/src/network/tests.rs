@@ -1,3 +1,4 @@
+mod manifests;
 mod model;
 mod plan;
 mod service;

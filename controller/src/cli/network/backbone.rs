@@ -183,7 +183,7 @@ impl Site {
             Self::List { backbone } => {
                 let mut sites = client.all(&path(&["backbones", backbone, "sites"]))?;
                 for site in sites.iter_mut().filter(|_| global.output == Form::Table) {
-                    site["points"] = line(&site["access_points"], ports).into();
+                    site["points"] = line(&site["access_points"], |point| word(point, "name").into()).into();
                 }
                 let columns = [
                     ("SITE", "/name"),

@@ -18,15 +18,15 @@ use super::{
 
 /// Look after backbones, and the application networks on them
 #[derive(Debug, clap::Args)]
-#[command(after_help = "A backbone and a network on it, step by step:\n  muster network backbone create europe\n  \
-        muster network site create europe/paris\n  \
-        muster network access-point create europe/paris/members --kind member --host paris.example.org --port 45671 --ports 10\n  \
-        muster network site install europe/paris | ssh root@paris bash\n  \
-        muster network create shop --backbone europe --ends +30d\n  \
-        muster network class set shop/front --description \"tills\"\n  \
-        muster network invitation create shop --class front --at paris/members\n\n\
-        The same as files: `muster apply -f`, with the kinds network.backbone, network.network, network.service and\n\
-        network.image.")]
+#[command(after_help = "A backbone and a network on it, step by step:\n  \
+    muster network backbone create europe\n  \
+    muster network site create europe/paris\n  \
+    muster network access-point create europe/paris/members --kind member --host paris.example.org --port 45671\n  \
+    muster network site install europe/paris | ssh root@paris bash -s -- --package muster-agent.deb\n  \
+    muster network create shop --backbone europe --ends +30d\n  \
+    muster network class set shop/front --description tills\n  \
+    muster network invitation create shop --class front --at paris/members\n\n\
+    The same as a file: `muster apply -f`, with the kinds network.backbone and network.network.")]
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,

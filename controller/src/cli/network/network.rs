@@ -209,8 +209,7 @@ impl Network {
                     "ends_at": ends,
                     "delete_delay": times.delete_delay.map_or_else(|| was["delete_delay"].clone(), Value::from),
                 });
-                let now: Value =
-                    client.put_if(&path(&["networks", network, "times"]), &new, was["version"].as_i64())?;
+                let now: Value = client.put(&path(&["networks", network, "times"]), &new, was["version"].as_i64())?;
                 done(global, &now, &format!("network {network}"), "changed")
             }
             Self::End { network } => {

@@ -112,7 +112,7 @@ pub struct Link {
 }
 
 /// A link to be made.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateLink {
     /// The site that makes it.
@@ -266,10 +266,15 @@ async fn remove_access_point(
 async fn links(State(it): State<Networks>, Path(backbone): Path<String>) -> Result<Json<Vec<Link>>> {
     let mut conn = it.fleet.db.read().await?;
     let on = it.backbone(&mut conn, &backbone).await?;
-    let sites: Vec<SiteRow> = store::by(&mut conn, "backbone_id", &on.id).await?;
+    Ok(Json(links_of(&mut conn, &on.id).await?))
+}
+
+/// The links of a backbone, by its id.
+pub async fn links_of(conn: &mut Conn, backbone: &str) -> Result<Vec<Link>> {
+    let sites: Vec<SiteRow> = store::by(conn, "backbone_id", backbone).await?;
     let ids: Vec<_> = sites.iter().map(|s| s.id.clone()).collect();
-    let points: Vec<AccessPointRow> = store::rows(&mut conn, Of::Each("site_id", &ids)).await?;
-    let rows: Vec<LinkRow> = store::rows(&mut conn, Of::Each("site_id", &ids)).await?;
+    let points: Vec<AccessPointRow> = store::rows(conn, Of::Each("site_id", &ids)).await?;
+    let rows: Vec<LinkRow> = store::rows(conn, Of::Each("site_id", &ids)).await?;
     let names: BTreeMap<_, _> = sites.into_iter().map(|s| (s.id, s.name)).collect();
     let points: BTreeMap<_, _> = points.into_iter().map(|p| (p.id.clone(), p)).collect();
     let link = |row: LinkRow| {
@@ -277,7 +282,7 @@ async fn links(State(it): State<Networks>, Path(backbone): Path<String>) -> Resu
         let (from, to) = (names.get(&row.site_id)?.clone(), names.get(&point.site_id)?.clone());
         Some(Link { id: row.id, from, to, access_point: point.name.clone(), cost: row.cost })
     };
-    Ok(Json(rows.into_iter().filter_map(link).collect()))
+    Ok(rows.into_iter().filter_map(link).collect())
 }
 
 /// Makes a link

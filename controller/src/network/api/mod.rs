@@ -4,6 +4,11 @@ mod backbone;
 mod composition;
 mod network;
 
+pub use backbone::{AccessPoint, CreateLink, Link, links_of};
+pub use composition::{
+    EndpointSpec, ImageSpec, Service, ServiceLink, ServiceLinkSpec, ServiceSpec, endpoints_of, images_of,
+};
+
 use super::service::Networks;
 use crate::web::Routes;
 
