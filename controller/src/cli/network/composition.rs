@@ -123,45 +123,49 @@ pub(crate) enum Endpoint {
         muster network endpoint set shop/till --kind egress --site till-7 --host 10.0.0.5 --attach stock:5432\n\n\
         Each site of the class gets it, those that join later too. Connections go to processes and egresses and come from\n\
         ingresses; a process connects to what its image requires.")]
-    Set {
-        /// Network and endpoint, as in shop/door
-        #[arg(value_name = "NETWORK/NAME", value_parser = words::pair)]
-        at: Pair,
-        /// What it is
-        #[arg(long, value_parser = ["process", "ingress", "egress"])]
-        kind: Option<String>,
-        /// The class it is allocated to
-        #[arg(long, conflicts_with = "site")]
-        class: Option<String>,
-        /// The one site it is allocated to
-        #[arg(long)]
-        site: Option<String>,
-        /// Processes: an image of the library
-        #[arg(long)]
-        image: Option<String>,
-        /// Processes: the image's tag; nothing for an executable
-        #[arg(long)]
-        tag: Option<String>,
-        /// Processes: an argument, in place of all there were; may be repeated
-        #[arg(long, value_name = "ARGUMENT", allow_hyphen_values = true)]
-        arg: Vec<String>,
-        /// Ingresses: the IP address to bind, every one if not said. Egresses: the server outside, left to each site if
-        /// not said
-        #[arg(long)]
-        host: Option<String>,
-        /// A service link it takes part in, and the port if it is not the service's or image's own; may be repeated
-        #[arg(long, value_name = "SERVICE-LINK[:PORT]", value_parser = words::port)]
-        attach: Vec<Port>,
-        /// A service link it takes part in no more; may be repeated
-        #[arg(long, value_name = "SERVICE-LINK")]
-        detach: Vec<String>,
-    },
+    Set(Box<EndpointChange>),
     /// Remove an endpoint: it is withdrawn everywhere
     Remove {
         /// Network and endpoint, as in shop/door
         #[arg(value_name = "NETWORK/NAME", value_parser = words::pair)]
         at: Pair,
     },
+}
+
+/// What an endpoint is to be
+#[derive(Debug, clap::Args)]
+pub(crate) struct EndpointChange {
+    /// Network and endpoint, as in shop/door
+    #[arg(value_name = "NETWORK/NAME", value_parser = words::pair)]
+    at: Pair,
+    /// What it is
+    #[arg(long, value_parser = ["process", "ingress", "egress"])]
+    kind: Option<String>,
+    /// The class it is allocated to
+    #[arg(long, conflicts_with = "site")]
+    class: Option<String>,
+    /// The one site it is allocated to
+    #[arg(long)]
+    site: Option<String>,
+    /// Processes: an image of the library
+    #[arg(long)]
+    image: Option<String>,
+    /// Processes: the image's tag; nothing for an executable
+    #[arg(long)]
+    tag: Option<String>,
+    /// Processes: an argument, in place of all there were; may be repeated
+    #[arg(long, value_name = "ARGUMENT", allow_hyphen_values = true)]
+    arg: Vec<String>,
+    /// Ingresses: the IP address to bind, every one if not said. Egresses: the server outside, left to each site if
+    /// not said
+    #[arg(long)]
+    host: Option<String>,
+    /// A service link it takes part in, and the port if it is not the service's or image's own; may be repeated
+    #[arg(long, value_name = "SERVICE-LINK[:PORT]", value_parser = words::port)]
+    attach: Vec<Port>,
+    /// A service link it takes part in no more; may be repeated
+    #[arg(long, value_name = "SERVICE-LINK")]
+    detach: Vec<String>,
 }
 
 // === impl Service ===
@@ -302,7 +306,9 @@ impl Endpoint {
                 let empty = format!("no endpoints; make one with `muster network endpoint set {network}/NAME`");
                 output::list(global.output, items, &columns, "/name", &empty)
             }
-            Self::Set { at: Pair(network, name), kind, class, site, image, tag, arg, host, attach, detach } => {
+            Self::Set(change) => {
+                let EndpointChange { at, kind, class, site, image, tag, arg, host, attach, detach } = &**change;
+                let Pair(network, name) = at;
                 set(global, client, &["networks", network, "endpoints"], name, |spec| {
                     for (field, value) in [("kind", kind), ("image", image), ("tag", tag), ("host", host)] {
                         said(spec, field, value.as_deref());

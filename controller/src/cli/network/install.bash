@@ -35,8 +35,8 @@ muster_site() (
     if [[ $binary && ! -r $binary ]]; then fail "$binary is not there"; fi
     if [[ $package ]] && ! type dpkg >/dev/null 2>&1; then fail 'it has no dpkg; give --binary in place of --package'; fi
     if [[ -z $package && -z $binary && ! -x $agent ]]; then
-        fail "there is no $agent. Copy muster-agent_@VERSION@_$(uname -m).deb, which deploy/packages/build makes, or the \
-program muster-agent of a release build to this host and give it as --package or --binary."
+        fail "there is no $agent. Bring the package muster-agent @VERSION@, which deploy/packages/build makes, or the program \
+muster-agent of a release build to this host, and name it with --package or --binary; pasted, say: muster_site --package FILE"
     fi
     if [[ -z $prefix ]]; then
         if ((EUID != 0)); then fail 'this takes root; --prefix DIR lays it under a folder for a look'; fi

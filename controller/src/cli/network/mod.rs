@@ -1,9 +1,9 @@
 //! `muster network …`: backbones of routers, and the application networks on them.
 
+mod application;
 mod backbone;
 mod composition;
 mod install;
-mod network;
 mod words;
 
 use clap::Subcommand;
@@ -35,16 +35,16 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     #[command(flatten)]
-    Network(network::Network),
+    Network(application::Network),
     /// The sites of networks are grouped in classes
     #[command(subcommand)]
-    Class(network::Class),
+    Class(application::Class),
     /// Invite sites to networks
     #[command(subcommand)]
-    Invitation(network::Invitation),
+    Invitation(application::Invitation),
     /// Look after the sites that joined networks
     #[command(subcommand)]
-    Member(network::Member),
+    Member(application::Member),
     /// Look after service links: names under which endpoints find one another
     #[command(subcommand)]
     ServiceLink(composition::ServiceLink),

@@ -90,11 +90,11 @@ async fn export_as(it: &Networks, caller: Caller) -> Vec<Manifest> {
 }
 
 async fn head(it: &Networks) -> i64 {
-    events::head(&mut *it.fleet.db.read().await.expect("a connection")).await.expect("read")
+    events::head(&mut it.fleet.db.read().await.expect("a connection")).await.expect("read")
 }
 
 async fn rows<T: store::Table>(it: &Networks) -> Vec<T> {
-    store::rows(&mut *it.fleet.db.read().await.expect("a connection"), Of::All).await.expect("read")
+    store::rows(&mut it.fleet.db.read().await.expect("a connection"), Of::All).await.expect("read")
 }
 
 fn fields(diff: &[Difference]) -> Vec<&str> {
