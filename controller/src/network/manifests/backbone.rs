@@ -74,6 +74,8 @@ pub struct Held {
     pub spec: BackboneSpec,
     /// The ids of its links.
     pub links: Vec<String>,
+    /// Sites that have an agent.
+    pub joined: BTreeSet<String>,
 }
 
 /// One change on the way from what is to what is declared.
@@ -104,6 +106,11 @@ pub async fn apply(it: Networks, apply: Apply) -> Came {
         None => None,
     };
     drop(conn);
+    // A file that does not know of a site is no reason to end a router that runs.
+    if let Some(site) = held.iter().flat_map(|h| &h.joined).find(|site| !spec.sites.contains_key(*site)) {
+        let text = format!("the site {site} has an agent and is not declared; declare it, or remove it by hand");
+        return Err(Error::Conflict(text));
+    }
     let came = outcome(held.as_ref().map(|h| view(&h.spec)).transpose()?.as_ref(), &view(&spec)?);
     if apply.dry_run {
         return Ok(came);
@@ -133,8 +140,9 @@ async fn held(conn: &mut Conn, backbone: &str) -> Result<Held> {
     let sites: Vec<SiteRow> = store::by(conn, "backbone_id", backbone).await?;
     let ids: Vec<_> = sites.iter().map(|s| s.id.clone()).collect();
     let points: Vec<AccessPointRow> = store::rows(conn, Of::Each("site_id", &ids)).await?;
-    let mut spec = BackboneSpec::default();
+    let (mut spec, mut joined) = (BackboneSpec::default(), BTreeSet::new());
     for site in sites {
+        joined.extend(site.agent_id.as_ref().map(|_| site.name.clone()));
         let own = points.iter().filter(|p| p.site_id == site.id).cloned();
         let own = own.map(|row| AccessPoint::try_from(row).map(AccessPointSpec::named)).collect::<Result<_>>()?;
         spec.sites.insert(site.name, SiteSpec { access_points: own });
@@ -144,7 +152,7 @@ async fn held(conn: &mut Conn, backbone: &str) -> Result<Held> {
         spec.links.push(CreateLink { from, to, access_point, cost });
         links.push(id);
     }
-    Ok(Held { spec, links })
+    Ok(Held { spec, links, joined })
 }
 
 /// What is declared, with all that may be left out, or what is wrong with it.

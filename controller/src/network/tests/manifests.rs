@@ -209,6 +209,25 @@ async fn an_access_point_that_changes_is_made_anew_with_its_links_unless_sites_h
 }
 
 #[tokio::test]
+async fn a_site_that_has_an_agent_does_not_go_because_a_file_does_not_know_of_it() {
+    for url in engines() {
+        let it = empty(&url).await;
+        apply_all(&it, &example()).await;
+        it.invite_site(&admin().actor, "europe", "berlin").await.expect("invited");
+        let berlin = rows::<store::SiteRow>(&it).await.into_iter().find(|s| s.name == "berlin").expect("there");
+        let invitation = berlin.invitation_id.expect("invited");
+        settle_joined(&it.fleet, "berlin", Class::InteriorSite, &invitation).await;
+        it.seat_interiors().await.expect("seated");
+        let mut backbone = spec("network.backbone");
+        backbone["sites"].as_object_mut().expect("sites").remove("berlin");
+        backbone["links"] = json!([]);
+        let refused = apply(&it, "network.backbone", "europe", backbone).await.expect_err("berlin has an agent");
+        assert!(refused.to_string().starts_with("the site berlin has an agent"), "{refused}");
+        assert_eq!(rows::<LinkRow>(&it).await.len(), 1, "nothing was lost for it");
+    }
+}
+
+#[tokio::test]
 async fn an_endpoint_of_one_site_is_declared_once_that_site_has_joined() {
     for url in engines() {
         let it = empty(&url).await;
@@ -367,7 +386,7 @@ async fn what_cannot_be_declared_says_where_and_what_would_be_right() {
 fn steps_lead_from_what_is_to_what_is_declared_and_end_there() {
     let europe: BackboneSpec = serde_json::from_value(spec("network.backbone")).expect("it reads");
     let europe = complete(europe).expect("it is right");
-    let held = Held { spec: europe.clone(), links: vec!["l1".into()] };
+    let held = Held { spec: europe.clone(), links: vec!["l1".into()], ..Held::default() };
     assert_eq!(steps(&held, &europe), []);
     let s = |text: &str| text.to_owned();
     let all = [
