@@ -20,7 +20,7 @@ use muster_pki::seal::SealKey;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use utoipa::openapi::{
-    InfoBuilder, OpenApi, OpenApiBuilder,
+    InfoBuilder, OpenApi, OpenApiBuilder, RefOr, Schema,
     security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
 };
 
@@ -354,6 +354,20 @@ fn complete(api: OpenApi) -> OpenApi {
     let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("An API token: muster_…")).build();
     let components = whole.components.get_or_insert_default();
     components.add_security_scheme("token", SecurityScheme::Http(bearer));
+    // What is part of something else cannot forbid that to hold more than the part.
+    let parts = |schema: &RefOr<Schema>| match schema {
+        RefOr::T(Schema::AllOf(all)) => all.items.clone(),
+        _ => Vec::new(),
+    };
+    let parts: Vec<_> = components.schemas.values().flat_map(parts).collect();
+    for part in parts {
+        if let RefOr::Ref(named) = part
+            && let Some(name) = named.ref_location.rsplit('/').next()
+            && let Some(RefOr::T(Schema::Object(object))) = components.schemas.get_mut(name)
+        {
+            object.additional_properties = None;
+        }
+    }
     whole
 }
 

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::web::{Applied, Outcome, manifest::Difference};
 
-/// Make or change what files declare: projects and stagings
+/// Make or change what files declare
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  muster apply -f shop.yaml\n  muster apply -f shop.yaml --dry-run\n  cat shop.yaml | muster apply -f -"

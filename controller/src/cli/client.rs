@@ -134,9 +134,9 @@ impl Client {
         decode(self.send(Method::PATCH, path, Some(body), version)?)
     }
 
-    /// Puts something in the place of what is there.
-    pub fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
-        decode(self.send(Method::PUT, path, Some(body), None)?)
+    /// Puts something in the place of what is there, if that still is the version named.
+    pub fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize, version: Option<i64>) -> Result<T> {
+        decode(self.send(Method::PUT, path, Some(body), version)?)
     }
 
     /// Follows a stream until `take` gives something, or the stream ends.

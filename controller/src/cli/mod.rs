@@ -92,7 +92,7 @@ enum Command {
     Context(context::Command),
     /// Say who you are to the controller
     Whoami,
-    /// Make or change what files declare: projects and stagings
+    /// Make or change what files declare
     Apply(apply::Apply),
     /// Show what applying a file would change
     Diff(apply::Diff),
@@ -108,6 +108,8 @@ enum Command {
     Agent(fleet::Agent),
     /// Look after stagings: preview deployments on staging hosts
     Staging(staging::Args),
+    /// Look after backbones, and the application networks on them
+    Network(network::Args),
     /// Read the history: who changed what, and when
     #[command(subcommand)]
     Event(event::Command),
@@ -237,6 +239,7 @@ fn run(cli: Cli) -> Result {
         Command::Invitation(command) => command.run(&global),
         Command::Agent(command) => command.run(&global),
         Command::Staging(args) => args.run(&global),
+        Command::Network(args) => args.run(&global),
         Command::Event(command) => command.run(&global),
         Command::Token(command) => command.run(&global),
         Command::Session(command) => command.run(&global),

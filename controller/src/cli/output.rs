@@ -75,7 +75,9 @@ pub(crate) fn table(rows: Vec<Vec<String>>) -> String {
 fn cell(heading: &str, value: Option<&Value>) -> String {
     match (heading, value) {
         ("AGE" | "SINCE" | "SEEN" | "USED", Some(Value::Number(at))) => ago(at.as_i64().unwrap_or_default()),
-        ("EXPIRES" | "DEADLINE" | "TIME", Some(Value::Number(at))) => when(at.as_i64().unwrap_or_default()),
+        ("EXPIRES" | "DEADLINE" | "TIME" | "STARTS" | "ENDS" | "JOINED", Some(Value::Number(at))) => {
+            when(at.as_i64().unwrap_or_default())
+        }
         (_, value) => text(value),
     }
 }

@@ -271,7 +271,7 @@ impl User {
             Self::Enable { name } => change(&client, &path(name), UserChange { role: None, disabled: Some(false) }),
             Self::ResetPassword { name } => {
                 let url = format!("{}/password", path(name));
-                let made: Value = client.put(&url, &NewPassword { password: None })?;
+                let made: Value = client.put(&url, &NewPassword { password: None }, None)?;
                 print_password(made["password"].as_str().map(str::to_owned))
             }
             Self::Password => {

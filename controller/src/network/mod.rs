@@ -10,7 +10,8 @@
 //! alone. It does not know how a router is told: its agents do.
 
 mod api;
-mod model;
+mod manifests;
+pub mod model;
 mod pages;
 mod picture;
 mod plan;
@@ -36,6 +37,7 @@ fn open(context: &Context) -> Domain {
     let networks = Networks { fleet: context.fleet.clone() };
     let reconcile = Reconcile { networks: networks.clone(), planned: None };
     Domain {
+        manifests: manifests::kinds(&networks),
         routes: api::routes(networks.clone()),
         pages: pages::routes(networks.clone()),
         nav: vec![pages::NAV],

@@ -81,6 +81,7 @@ pub enum Phase {
 
 /// When an application network lives, milliseconds since the Unix epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Times {
     /// When it starts.
     pub starts_at: i64,

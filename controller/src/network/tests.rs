@@ -1,4 +1,5 @@
 mod composition;
+mod manifests;
 mod model;
 mod plan;
 mod rotation;

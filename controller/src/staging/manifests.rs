@@ -16,7 +16,7 @@ use crate::{
     web::{
         ManifestKind, Outcome, Role,
         body::from_value,
-        manifest::{Apply, Difference, differences, schema_of},
+        manifest::{Apply, Difference, differences, outcome, schema_of},
     },
 };
 
@@ -48,7 +48,7 @@ pub fn kinds(staging: &Staging) -> Vec<ManifestKind> {
         },
         export: {
             let staging = staging.clone();
-            Arc::new(move || {
+            Arc::new(move |_| {
                 let staging = staging.clone();
                 Box::pin(async move { export_projects(&staging).await })
             })
@@ -67,7 +67,7 @@ pub fn kinds(staging: &Staging) -> Vec<ManifestKind> {
         },
         export: {
             let staging = staging.clone();
-            Arc::new(move || {
+            Arc::new(move |_| {
                 let staging = staging.clone();
                 Box::pin(async move { export_stagings(&staging).await })
             })
@@ -82,9 +82,9 @@ async fn apply_project(staging: &Staging, apply: Apply) -> Result<(Outcome, Vec<
     let found = store::fetch_project(&mut *staging.fleet.db.read().await?, &apply.name).await?;
     let before = found.map(|row| row.spec()).transpose()?;
     if !apply.dry_run {
-        staging.save_project(&apply.actor, &apply.name, &spec, None).await?;
+        staging.save_project(&apply.caller.actor, &apply.name, &spec, None).await?;
     }
-    outcome(before.as_ref().map(json).transpose()?.as_ref(), &json(&spec)?)
+    Ok(outcome(before.as_ref().map(json).transpose()?.as_ref(), &json(&spec)?))
 }
 
 async fn apply_staging(staging: &Staging, apply: Apply) -> Result<(Outcome, Vec<Difference>)> {
@@ -100,9 +100,9 @@ async fn apply_staging(staging: &Staging, apply: Apply) -> Result<(Outcome, Vec<
             overrides: spec.overrides,
         };
         if !apply.dry_run {
-            staging.create(&apply.actor, &new).await.map_err(within_spec)?;
+            staging.create(&apply.caller.actor, &new).await.map_err(within_spec)?;
         }
-        return outcome(None, &json(&wanted.masked())?);
+        return Ok(outcome(None, &json(&wanted.masked())?));
     };
     let there = staging.unseal(&row.settings_sealed)?;
     if there == wanted {
@@ -113,7 +113,7 @@ async fn apply_staging(staging: &Staging, apply: Apply) -> Result<(Outcome, Vec<
     let unset = gone.map(|o| OverrideKey { level: o.level, key: o.key.clone() }).collect();
     let change = SettingsChange { tag: Some(wanted.tag.clone()), set: wanted.overrides.clone(), unset };
     if !apply.dry_run {
-        staging.update(&apply.actor, which, &change, None).await.map_err(within_spec)?;
+        staging.update(&apply.caller.actor, which, &change, None).await.map_err(within_spec)?;
     }
     let diff = differences("spec", &masked_of(&row)?, &json(&wanted.masked())?);
     Ok((Outcome::Changed, diff))
@@ -127,16 +127,6 @@ fn within_spec(error: Error) -> Error {
         }
         other => other,
     }
-}
-
-fn outcome(before: Option<&Value>, after: &Value) -> Result<(Outcome, Vec<Difference>)> {
-    let diff = differences("spec", before.unwrap_or(&Value::Null), after);
-    let outcome = match (before, diff.is_empty()) {
-        (None, _) => Outcome::Created,
-        (Some(_), true) => Outcome::Unchanged,
-        (Some(_), false) => Outcome::Changed,
-    };
-    Ok((outcome, diff))
 }
 
 async fn export_projects(staging: &Staging) -> Result<Vec<(String, Value)>> {

@@ -1,6 +1,6 @@
 //! Manifests: one form for what every domain lets people declare. Each domain adds its kinds.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use axum::{Json, extract::State};
 use futures::future::BoxFuture;
@@ -10,10 +10,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::routes;
 
 use super::{Body, Caller, Policy, Query, Role, Routes};
-use crate::{
-    error::{Error, Result},
-    platform::events::Actor,
-};
+use crate::error::{Error, Result};
 
 /// The version every manifest names.
 pub const VERSION: &str = "muster/v1";
@@ -77,7 +74,7 @@ pub struct Applied {
 #[derive(Debug, Clone)]
 pub struct Apply {
     /// Who applies it.
-    pub actor: Actor,
+    pub caller: Caller,
     /// What it is called.
     pub name: String,
     /// How it should be; read it by [`super::body::from_value`] with the prefix `spec`.
@@ -89,8 +86,8 @@ pub struct Apply {
 /// Applies one manifest.
 pub type ApplyFn = Arc<dyn Fn(Apply) -> BoxFuture<'static, Result<(Outcome, Vec<Difference>)>> + Send + Sync>;
 
-/// Gives everything of a kind, by name, in the form it is applied in.
-pub type ExportFn = Arc<dyn Fn() -> BoxFuture<'static, Result<Vec<(String, Value)>>> + Send + Sync>;
+/// Gives everything of a kind that somebody may see, by name, in the form it is applied in.
+pub type ExportFn = Arc<dyn Fn(Caller) -> BoxFuture<'static, Result<Vec<(String, Value)>>> + Send + Sync>;
 
 /// A kind of manifest.
 #[derive(Clone)]
@@ -107,7 +104,8 @@ pub struct ManifestKind {
     pub export: ExportFn,
 }
 
-type Kinds = Arc<BTreeMap<&'static str, ManifestKind>>;
+/// In the order the domains list them: what others need stands before them.
+type Kinds = Arc<[ManifestKind]>;
 
 #[derive(Debug, Clone, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -164,9 +162,20 @@ pub fn differences(field: &str, before: &Value, after: &Value) -> Vec<Difference
     }
 }
 
+/// What applying came to, from what was, if it was, and what is declared.
+pub fn outcome(before: Option<&Value>, after: &Value) -> (Outcome, Vec<Difference>) {
+    let diff = differences("spec", before.unwrap_or(&Value::Null), after);
+    let outcome = match (before, diff.is_empty()) {
+        (None, _) => Outcome::Created,
+        (Some(_), true) => Outcome::Unchanged,
+        (Some(_), false) => Outcome::Changed,
+    };
+    (outcome, diff)
+}
+
 /// The routes, for the kinds of all domains.
 pub fn routes(kinds: Vec<ManifestKind>) -> Routes {
-    let kinds: Kinds = Arc::new(kinds.into_iter().map(|k| (k.kind, k)).collect());
+    let kinds: Kinds = kinds.into();
     Routes::new()
         .add(Policy::logged_in(), routes!(apply))
         .add(Policy::viewer(), routes!(export))
@@ -187,14 +196,14 @@ async fn apply(
     if version != VERSION {
         return Err(Error::invalid("version", format!("this controller reads {VERSION}")));
     }
-    let found = kinds.get(kind.as_str()).ok_or_else(|| {
-        let known: Vec<_> = kinds.keys().copied().collect();
+    let found = kinds.iter().find(|k| k.kind == kind).ok_or_else(|| {
+        let known: Vec<_> = kinds.iter().map(|k| k.kind).collect();
         Error::invalid("kind", format!("no kind {kind:?}; there are {}", known.join(", ")))
     })?;
     if caller.role < found.role {
         return Err(Error::Forbidden(format!("applying {kind} takes the role {}", found.role.word())));
     }
-    let request = Apply { actor: caller.actor, name: name.clone(), spec, dry_run: query.dry_run };
+    let request = Apply { caller, name: name.clone(), spec, dry_run: query.dry_run };
     let (outcome, diff) = (found.apply)(request).await?;
     Ok(Json(Applied { kind, name, outcome, diff }))
 }
@@ -202,10 +211,14 @@ async fn apply(
 /// Gives everything that is declared, in the form it is applied in
 #[utoipa::path(get, path = "/api/v1/manifests/export", tag = "manifests", params(ExportQuery),
     responses((status = 200, body = Vec<Manifest>)))]
-async fn export(State(kinds): State<Kinds>, Query(query): Query<ExportQuery>) -> Result<Json<Vec<Manifest>>> {
+async fn export(
+    State(kinds): State<Kinds>,
+    caller: Caller,
+    Query(query): Query<ExportQuery>,
+) -> Result<Json<Vec<Manifest>>> {
     let mut all = Vec::new();
-    for kind in kinds.values().filter(|k| query.kind.as_ref().is_none_or(|wanted| wanted == k.kind)) {
-        let found = (kind.export)().await?;
+    for kind in kinds.iter().filter(|k| query.kind.as_ref().is_none_or(|wanted| wanted == k.kind)) {
+        let found = (kind.export)(caller.clone()).await?;
         all.extend(found.into_iter().map(|(name, spec)| Manifest {
             version: VERSION.into(),
             kind: kind.kind.into(),
@@ -221,7 +234,7 @@ async fn export(State(kinds): State<Kinds>, Query(query): Query<ExportQuery>) ->
 async fn schema(State(kinds): State<Kinds>) -> Json<Value> {
     let mut defs = serde_json::Map::new();
     let mut any = Vec::new();
-    for kind in kinds.values() {
+    for kind in kinds.iter() {
         let mut spec = kind.schema.clone();
         if let Some(Value::Object(parts)) = spec.as_object_mut().and_then(|s| s.remove("$defs")) {
             defs.extend(parts);

@@ -99,18 +99,21 @@ fn make_backbone(client: &Client, free: &mut Ports) -> Result {
 }
 
 fn make_network(house: &House, client: &Client, free: &mut Ports) -> Result {
-    let _: Value = client
-        .put("/api/v1/network/services/web", &json!({"protocol": "http", "default_port": 80, "description": "HTTP"}))?;
+    let _: Value = client.put(
+        "/api/v1/network/services/web",
+        &json!({"protocol": "http", "default_port": 80, "description": "HTTP"}),
+        None,
+    )?;
     let offers = [json!({"service": "web", "port": free.take(1)?})];
     let image = json!({"reference": "hello", "description": "says what it is asked for", "offers": offers});
-    let _: Value = client.put("/api/v1/network/images/hello", &image)?;
+    let _: Value = client.put("/api/v1/network/images/hello", &image, None)?;
     let _: Value = client.post("/api/v1/network/networks", &json!({"name": NETWORK, "backbone": BACKBONE}))?;
     let path = format!("/api/v1/network/networks/{NETWORK}");
     for (class, description) in [("front", "where people come in"), ("back", "where the work is done")] {
-        let _: Value = client.put(&format!("{path}/classes/{class}"), &json!({"description": description}))?;
+        let _: Value = client.put(&format!("{path}/classes/{class}"), &json!({"description": description}), None)?;
     }
     for link in ["hello", "home"] {
-        let _: Value = client.put(&format!("{path}/service-links/{link}"), &json!({"service": "web"}))?;
+        let _: Value = client.put(&format!("{path}/service-links/{link}"), &json!({"service": "web"}), None)?;
     }
     let (host, port) = house.url().trim_start_matches("http://").rsplit_once(':').unwrap_or(("127.0.0.1", "0"));
     let home_port = port.parse::<u16>().map_err(|e| Failure::failed(e.to_string()))?;
@@ -127,7 +130,7 @@ fn make_network(house: &House, client: &Client, free: &mut Ports) -> Result {
         ("door", ingress(attached("hello", Some(free.take(1)?)))),
         ("home-door", ingress(attached("home", Some(free.take(1)?)))),
     ] {
-        let _: Value = client.put(&format!("{path}/endpoints/{name}"), &endpoint)?;
+        let _: Value = client.put(&format!("{path}/endpoints/{name}"), &endpoint, None)?;
     }
     Ok(())
 }

@@ -111,7 +111,7 @@ pub struct Link {
 }
 
 /// A link to be made.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateLink {
     /// The site that makes it.
@@ -153,7 +153,7 @@ pub fn add(routes: Routes<Networks>) -> Routes<Networks> {
 
 /// Lists backbones
 #[utoipa::path(get, path = "/api/v1/network/backbones", tag = "network", responses((status = 200, body = Vec<Backbone>)))]
-pub(in crate::network) async fn backbones(State(it): State<Networks>) -> Result<Json<Vec<Backbone>>> {
+pub async fn backbones(State(it): State<Networks>) -> Result<Json<Vec<Backbone>>> {
     let rows: Vec<BackboneRow> = store::rows(&mut *it.fleet.db.read().await?, Of::All).await?;
     Ok(Json(rows.into_iter().map(Backbone::from).collect()))
 }
@@ -180,20 +180,14 @@ async fn remove_backbone(State(it): State<Networks>, caller: Caller, Path(name):
 /// Lists the interior sites of a backbone, with their access points
 #[utoipa::path(get, path = "/api/v1/network/backbones/{backbone}/sites", tag = "network",
     responses((status = 200, body = Vec<Site>)))]
-pub(in crate::network) async fn sites(
-    State(it): State<Networks>,
-    Path(backbone): Path<String>,
-) -> Result<Json<Vec<Site>>> {
+pub async fn sites(State(it): State<Networks>, Path(backbone): Path<String>) -> Result<Json<Vec<Site>>> {
     Ok(Json(sites_of(&it, &mut *it.fleet.db.read().await?, &backbone).await?))
 }
 
 /// Shows an interior site
 #[utoipa::path(get, path = "/api/v1/network/backbones/{backbone}/sites/{site}", tag = "network",
     responses((status = 200, body = Site)))]
-pub(in crate::network) async fn site(
-    State(it): State<Networks>,
-    Path((backbone, name)): Path<(String, String)>,
-) -> Result<Json<Site>> {
+pub async fn site(State(it): State<Networks>, Path((backbone, name)): Path<(String, String)>) -> Result<Json<Site>> {
     let mut conn = it.fleet.db.read().await?;
     let row = it.site(&mut conn, &backbone, &name).await?;
     let sites = sites_of(&it, &mut conn, &backbone).await?;
@@ -269,13 +263,14 @@ async fn remove_access_point(
 #[utoipa::path(get, path = "/api/v1/network/backbones/{backbone}/links", tag = "network",
     responses((status = 200, body = Vec<Link>)))]
 async fn links(State(it): State<Networks>, Path(backbone): Path<String>) -> Result<Json<Vec<Link>>> {
-    Ok(Json(links_of(&it, &mut *it.fleet.db.read().await?, &backbone).await?))
+    let mut conn = it.fleet.db.read().await?;
+    let on = it.backbone(&mut conn, &backbone).await?;
+    Ok(Json(links_of(&mut conn, &on.id).await?))
 }
 
-/// The links of a backbone.
-pub(super) async fn links_of(it: &Networks, conn: &mut Conn, backbone: &str) -> Result<Vec<Link>> {
-    let on = it.backbone(conn, backbone).await?;
-    let sites: Vec<SiteRow> = store::by(conn, "backbone_id", &on.id).await?;
+/// The links of a backbone, by its id.
+pub async fn links_of(conn: &mut Conn, backbone: &str) -> Result<Vec<Link>> {
+    let sites: Vec<SiteRow> = store::by(conn, "backbone_id", backbone).await?;
     let ids: Vec<_> = sites.iter().map(|s| s.id.clone()).collect();
     let points: Vec<AccessPointRow> = store::rows(conn, Of::Each("site_id", &ids)).await?;
     let rows: Vec<LinkRow> = store::rows(conn, Of::Each("site_id", &ids)).await?;
@@ -319,7 +314,7 @@ async fn remove_link(
 }
 
 /// The interior sites of a backbone as they stand.
-pub(super) async fn sites_of(it: &Networks, conn: &mut Conn, backbone: &str) -> Result<Vec<Site>> {
+pub async fn sites_of(it: &Networks, conn: &mut Conn, backbone: &str) -> Result<Vec<Site>> {
     let on = it.backbone(conn, backbone).await?;
     let sites: Vec<SiteRow> = store::by(conn, "backbone_id", &on.id).await?;
     let ids: Vec<_> = sites.iter().map(|s| s.id.clone()).collect();

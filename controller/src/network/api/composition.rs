@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     error::Result,
+    platform::db::Conn,
     web::{Body, Caller, Policy, Role, Routes},
 };
 
@@ -39,6 +40,7 @@ pub struct Service {
 
 /// What a service is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ServiceSpec {
     /// What is spoken.
     pub protocol: Protocol,
@@ -61,6 +63,7 @@ pub struct Image {
 
 /// What an image is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ImageSpec {
     /// An OCI reference without tag, or the name of an executable in a folder that hosts' owners allowed.
     pub reference: String,
@@ -98,6 +101,7 @@ pub struct ServiceLink {
 
 /// What a service link is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ServiceLinkSpec {
     /// The service it carries.
     pub service: String,
@@ -132,6 +136,7 @@ pub struct Endpoint {
 
 /// What an endpoint is, and where.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct EndpointSpec {
     /// What it is.
     pub kind: EndpointKind,
@@ -193,7 +198,7 @@ pub fn add(routes: Routes<Networks>) -> Routes<Networks> {
 
 /// Lists the services of the library
 #[utoipa::path(get, path = "/api/v1/network/services", tag = "network", responses((status = 200, body = Vec<Service>)))]
-pub(in crate::network) async fn services(State(it): State<Networks>) -> Result<Json<Vec<Service>>> {
+pub async fn services(State(it): State<Networks>) -> Result<Json<Vec<Service>>> {
     let rows: Vec<ServiceRow> = store::rows(&mut *it.fleet.db.read().await?, Of::All).await?;
     Ok(Json(rows.into_iter().map(Service::try_from).collect::<Result<_>>()?))
 }
@@ -207,10 +212,7 @@ async fn put_service(
     Path(name): Path<String>,
     Body(spec): Body<ServiceSpec>,
 ) -> Result<Json<Service>> {
-    let ServiceSpec { protocol, default_port, description } = spec.clone();
-    let protocol = service::spell(&protocol);
-    let row = ServiceRow { name: name.clone(), protocol, default_port, description, version: 1 };
-    it.save_service(&caller.actor, &row).await?;
+    it.save_service(&caller.actor, &spec.clone().row(name.clone())).await?;
     Ok(Json(Service { name, spec }))
 }
 
@@ -223,11 +225,15 @@ async fn remove_service(State(it): State<Networks>, caller: Caller, Path(name): 
 
 /// Lists the images of the library
 #[utoipa::path(get, path = "/api/v1/network/images", tag = "network", responses((status = 200, body = Vec<Image>)))]
-pub(in crate::network) async fn images(State(it): State<Networks>) -> Result<Json<Vec<Image>>> {
-    let mut conn = it.fleet.db.read().await?;
-    let rows: Vec<ImageRow> = store::rows(&mut conn, Of::All).await?;
-    let offered: Vec<OfferedRow> = store::rows(&mut conn, Of::All).await?;
-    let required: Vec<RequiredRow> = store::rows(&mut conn, Of::All).await?;
+pub async fn images(State(it): State<Networks>) -> Result<Json<Vec<Image>>> {
+    Ok(Json(images_of(&mut *it.fleet.db.read().await?).await?))
+}
+
+/// The images of the library.
+pub async fn images_of(conn: &mut Conn) -> Result<Vec<Image>> {
+    let rows: Vec<ImageRow> = store::rows(conn, Of::All).await?;
+    let offered: Vec<OfferedRow> = store::rows(conn, Of::All).await?;
+    let required: Vec<RequiredRow> = store::rows(conn, Of::All).await?;
     let image = |row: ImageRow| {
         let offers = offered.iter().filter(|o| o.image == row.name);
         let requires = required.iter().filter(|r| r.image == row.name);
@@ -239,7 +245,7 @@ pub(in crate::network) async fn images(State(it): State<Networks>) -> Result<Jso
         };
         Image { name: row.name, spec }
     };
-    Ok(Json(rows.into_iter().map(image).collect()))
+    Ok(rows.into_iter().map(image).collect())
 }
 
 /// Makes an image of the library, or changes it
@@ -251,14 +257,7 @@ async fn put_image(
     Path(name): Path<String>,
     Body(spec): Body<ImageSpec>,
 ) -> Result<Json<Image>> {
-    let image = service::Image {
-        name: name.clone(),
-        reference: spec.reference.clone(),
-        description: spec.description.clone(),
-        offers: spec.offers.iter().map(|o| (o.service.clone(), o.port)).collect(),
-        requires: spec.requires.clone(),
-    };
-    it.save_image(&caller.actor, &image).await?;
+    it.save_image(&caller.actor, &spec.clone().named(name.clone())).await?;
     Ok(Json(Image { name, spec }))
 }
 
@@ -272,7 +271,7 @@ async fn remove_image(State(it): State<Networks>, caller: Caller, Path(name): Pa
 /// Lists a network's service links
 #[utoipa::path(get, path = "/api/v1/network/networks/{network}/service-links", tag = "network",
     responses((status = 200, body = Vec<ServiceLink>)))]
-pub(in crate::network) async fn service_links(
+pub async fn service_links(
     State(it): State<Networks>,
     caller: Caller,
     Path(network): Path<String>,
@@ -293,9 +292,7 @@ async fn put_service_link(
     Body(spec): Body<ServiceLinkSpec>,
 ) -> Result<StatusCode> {
     owned(&it, &mut *it.fleet.db.read().await?, &caller, &network).await?;
-    let ServiceLinkSpec { service, address, scope, distribution } = spec;
-    it.save_service_link(&caller.actor, &network, &NewServiceLink { name, service, address, scope, distribution })
-        .await?;
+    it.save_service_link(&caller.actor, &network, &spec.named(&name)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -315,18 +312,23 @@ async fn remove_service_link(
 /// Lists a network's endpoints
 #[utoipa::path(get, path = "/api/v1/network/networks/{network}/endpoints", tag = "network",
     responses((status = 200, body = Vec<Endpoint>)))]
-pub(in crate::network) async fn endpoints(
+pub async fn endpoints(
     State(it): State<Networks>,
     caller: Caller,
     Path(network): Path<String>,
 ) -> Result<Json<Vec<Endpoint>>> {
     let mut conn = it.fleet.db.read().await?;
     let on = owned(&it, &mut conn, &caller, &network).await?;
-    let rows: Vec<EndpointRow> = store::by(&mut conn, "network_id", &on.id).await?;
+    Ok(Json(endpoints_of(&mut conn, &on.id).await?))
+}
+
+/// The endpoints of a network, by its id.
+pub async fn endpoints_of(conn: &mut Conn, network: &str) -> Result<Vec<Endpoint>> {
+    let rows: Vec<EndpointRow> = store::by(conn, "network_id", network).await?;
     let ids: Vec<_> = rows.iter().map(|r| r.id.clone()).collect();
-    let attached: Vec<AttachmentRow> = store::rows(&mut conn, Of::Each("endpoint_id", &ids)).await?;
-    let links: Vec<ServiceLinkRow> = store::by(&mut conn, "network_id", &on.id).await?;
-    let members: Vec<MemberRow> = store::by(&mut conn, "network_id", &on.id).await?;
+    let attached: Vec<AttachmentRow> = store::rows(conn, Of::Each("endpoint_id", &ids)).await?;
+    let links: Vec<ServiceLinkRow> = store::by(conn, "network_id", network).await?;
+    let members: Vec<MemberRow> = store::by(conn, "network_id", network).await?;
     let links: BTreeMap<_, _> = links.into_iter().map(|l| (l.id, l.name)).collect();
     let members: BTreeMap<_, _> = members.into_iter().map(|m| (m.id, m.name)).collect();
     let mut views = Vec::new();
@@ -348,7 +350,7 @@ pub(in crate::network) async fn endpoints(
         };
         views.push(Endpoint { name: row.name, spec });
     }
-    Ok(Json(views))
+    Ok(views)
 }
 
 /// Makes an endpoint, or changes it: each site it is allocated to gets it
@@ -361,10 +363,7 @@ async fn put_endpoint(
     Body(spec): Body<EndpointSpec>,
 ) -> Result<StatusCode> {
     owned(&it, &mut *it.fleet.db.read().await?, &caller, &network).await?;
-    let EndpointSpec { kind, class, site, image, tag, arguments, host, attachments } = spec;
-    let attachments = attachments.into_iter().map(|a| (a.service_link, a.port)).collect();
-    let new = NewEndpoint { name, kind, class, site, image, tag, arguments, host, attachments };
-    it.save_endpoint(&caller.actor, &network, &new).await?;
+    it.save_endpoint(&caller.actor, &network, &spec.named(&name)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -379,6 +378,40 @@ async fn remove_endpoint(
     owned(&it, &mut *it.fleet.db.read().await?, &caller, &network).await?;
     it.remove_endpoint(&caller.actor, &network, &name).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+impl ServiceSpec {
+    /// The service of this name, as it is kept.
+    pub fn row(self, name: String) -> ServiceRow {
+        let Self { protocol, default_port, description } = self;
+        ServiceRow { name, protocol: service::spell(&protocol), default_port, description, version: 1 }
+    }
+}
+
+impl ImageSpec {
+    /// The image of this name.
+    pub fn named(self, name: String) -> service::Image {
+        let Self { reference, description, offers, requires } = self;
+        let offers = offers.into_iter().map(|o| (o.service, o.port)).collect();
+        service::Image { name, reference, description, offers, requires }
+    }
+}
+
+impl ServiceLinkSpec {
+    /// The service link of this name.
+    pub fn named(self, name: &str) -> NewServiceLink {
+        let Self { service, address, scope, distribution } = self;
+        NewServiceLink { name: name.into(), service, address, scope, distribution }
+    }
+}
+
+impl EndpointSpec {
+    /// The endpoint of this name.
+    pub fn named(self, name: &str) -> NewEndpoint {
+        let Self { kind, class, site, image, tag, arguments, host, attachments } = self;
+        let attachments = attachments.into_iter().map(|a| (a.service_link, a.port)).collect();
+        NewEndpoint { name: name.into(), kind, class, site, image, tag, arguments, host, attachments }
+    }
 }
 
 impl TryFrom<ServiceRow> for Service {

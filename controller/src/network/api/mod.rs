@@ -6,14 +6,17 @@ mod network;
 mod rotation;
 mod status;
 
-pub(in crate::network) use {
-    backbone::{Backbone, Site, backbones, site, sites},
-    composition::{Endpoint, Image, Service, ServiceLink, endpoints, images, service_links, services},
-    network::{
-        Invitation, Member, Network, SiteClass, classes, invitations, members, members_of, network, networks, owned,
-    },
-    rotation::{Rotation, rotation_of},
-    status::{LinkState, NetworkStatus, SiteStatus, Topology, member_status, network_status, site_status, topology_of},
+pub use backbone::{AccessPoint, Backbone, CreateLink, Link, Site, backbones, links_of, site, sites};
+pub use composition::{
+    Endpoint, EndpointSpec, Image, ImageSpec, Service, ServiceLink, ServiceLinkSpec, ServiceSpec, endpoints,
+    endpoints_of, images, images_of, service_links, services,
+};
+pub use network::{
+    Invitation, Member, Network, SiteClass, classes, invitations, members, members_of, network, networks, owned,
+};
+pub use rotation::{Rotation, rotation_of};
+pub use status::{
+    LinkState, NetworkStatus, SiteStatus, Topology, member_status, network_status, site_status, topology_of,
 };
 
 use super::service::Networks;

@@ -220,7 +220,7 @@ pub fn add(routes: Routes<Networks>) -> Routes<Networks> {
 
 /// Lists application networks: all to operators, their own to others
 #[utoipa::path(get, path = "/api/v1/network/networks", tag = "network", responses((status = 200, body = Vec<Network>)))]
-pub(in crate::network) async fn networks(State(it): State<Networks>, caller: Caller) -> Result<Json<Vec<Network>>> {
+pub async fn networks(State(it): State<Networks>, caller: Caller) -> Result<Json<Vec<Network>>> {
     let mut conn = it.fleet.db.read().await?;
     let rows: Vec<NetworkRow> = store::rows(&mut conn, Of::All).await?;
     let rows = rows.into_iter().filter(|r| caller.must_own(&r.owner, Role::Operator).is_ok()).collect();
@@ -229,7 +229,7 @@ pub(in crate::network) async fn networks(State(it): State<Networks>, caller: Cal
 
 /// Shows an application network
 #[utoipa::path(get, path = "/api/v1/network/networks/{network}", tag = "network", responses((status = 200, body = Network)))]
-pub(in crate::network) async fn network(
+pub async fn network(
     State(it): State<Networks>,
     caller: Caller,
     Path(name): Path<String>,
@@ -281,7 +281,7 @@ async fn end_network(State(it): State<Networks>, caller: Caller, Path(name): Pat
 /// Lists the classes of a network's sites
 #[utoipa::path(get, path = "/api/v1/network/networks/{network}/classes", tag = "network",
     responses((status = 200, body = Vec<SiteClass>)))]
-pub(in crate::network) async fn classes(
+pub async fn classes(
     State(it): State<Networks>,
     caller: Caller,
     Path(name): Path<String>,
@@ -309,7 +309,7 @@ async fn put_class(
 /// Lists a network's invitations
 #[utoipa::path(get, path = "/api/v1/network/networks/{network}/invitations", tag = "network",
     responses((status = 200, body = Vec<Invitation>)))]
-pub(in crate::network) async fn invitations(
+pub async fn invitations(
     State(it): State<Networks>,
     caller: Caller,
     Path(name): Path<String>,
@@ -383,7 +383,7 @@ async fn revoke(
 /// Lists a network's sites
 #[utoipa::path(get, path = "/api/v1/network/networks/{network}/members", tag = "network",
     responses((status = 200, body = Vec<Member>)))]
-pub(in crate::network) async fn members(
+pub async fn members(
     State(it): State<Networks>,
     caller: Caller,
     Path(name): Path<String>,
@@ -434,12 +434,7 @@ async fn evict(
 }
 
 /// A network of the caller's, or one that an operator may see. What is another's is not there for anybody else.
-pub(in crate::network) async fn owned(
-    it: &Networks,
-    conn: &mut Conn,
-    caller: &Caller,
-    name: &str,
-) -> Result<NetworkRow> {
+pub async fn owned(it: &Networks, conn: &mut Conn, caller: &Caller, name: &str) -> Result<NetworkRow> {
     let row = it.network(conn, name).await?;
     match caller.must_own(&row.owner, Role::Operator) {
         Ok(()) => Ok(row),
@@ -470,7 +465,7 @@ async fn views(conn: &mut Conn, rows: Vec<NetworkRow>) -> Result<Vec<Network>> {
 }
 
 /// The sites of a network as they stand.
-pub(in crate::network) async fn members_of(conn: &mut Conn, on: &NetworkRow) -> Result<Vec<Member>> {
+pub async fn members_of(conn: &mut Conn, on: &NetworkRow) -> Result<Vec<Member>> {
     let rows: Vec<MemberRow> = store::by(conn, "network_id", &on.id).await?;
     let standings = standings(conn, rows.iter().map(|m| (&m.id, m.agent_id.as_ref()))).await?;
     let phase = word(&on.phase)?;

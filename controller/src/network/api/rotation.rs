@@ -157,7 +157,7 @@ async fn found(it: &Networks, conn: &mut Conn, line: &Line) -> Result<Rotation> 
 }
 
 /// The rotation of a line that is under way, or else the last one.
-pub(in crate::network) async fn rotation_of(it: &Networks, conn: &mut Conn, line: &Line) -> Result<Option<Rotation>> {
+pub async fn rotation_of(it: &Networks, conn: &mut Conn, line: &Line) -> Result<Option<Rotation>> {
     if let Some(facts) = it.rotation(conn, line).await? {
         let waiting = facts.standing().waits_for();
         let waiting = waiting.into_iter().map(|(seat, why)| WaitsFor { site: seat.site.clone(), why: why.into() });

@@ -105,10 +105,10 @@ async fn topology(State(it): State<Networks>, Path(backbone): Path<String>) -> R
 }
 
 /// A backbone as it stands.
-pub(in crate::network) async fn topology_of(it: &Networks, conn: &mut Conn, backbone: &str) -> Result<Topology> {
+pub async fn topology_of(it: &Networks, conn: &mut Conn, backbone: &str) -> Result<Topology> {
     let on = it.backbone(conn, backbone).await?;
     let sites = sites_of(it, conn, backbone).await?;
-    let links = links_of(it, conn, backbone).await?;
+    let links = links_of(conn, &on.id).await?;
     let rows: Vec<SiteRow> = store::by(conn, "backbone_id", &on.id).await?;
     let standings = standings(conn, rows.iter().map(|r| (&r.id, r.agent_id.as_ref()))).await?;
     let of_site = |link: &Link| {
@@ -129,7 +129,7 @@ pub(in crate::network) async fn topology_of(it: &Networks, conn: &mut Conn, back
 /// Shows how an interior site is, with all that its agent said last
 #[utoipa::path(get, path = "/api/v1/network/backbones/{backbone}/sites/{site}/status", tag = "network",
     responses((status = 200, body = SiteStatus)))]
-pub(in crate::network) async fn site_status(
+pub async fn site_status(
     State(it): State<Networks>,
     Path((backbone, site)): Path<(String, String)>,
 ) -> Result<Json<SiteStatus>> {
@@ -143,7 +143,7 @@ pub(in crate::network) async fn site_status(
 /// Shows an application network as it stands: its sites, and the traffic of its service links
 #[utoipa::path(get, path = "/api/v1/network/networks/{network}/status", tag = "network",
     responses((status = 200, body = NetworkStatus)))]
-pub(in crate::network) async fn network_status(
+pub async fn network_status(
     State(it): State<Networks>,
     caller: Caller,
     Path(name): Path<String>,
@@ -157,7 +157,7 @@ pub(in crate::network) async fn network_status(
 /// Shows how a member site is, with all that its agent said last
 #[utoipa::path(get, path = "/api/v1/network/networks/{network}/members/{member}/status", tag = "network",
     responses((status = 200, body = SiteStatus)))]
-pub(in crate::network) async fn member_status(
+pub async fn member_status(
     State(it): State<Networks>,
     caller: Caller,
     Path((network, member)): Path<(String, String)>,
@@ -180,7 +180,7 @@ async fn network_metrics(State(it): State<Networks>, caller: Caller, Path(name):
 }
 
 /// A network's sites as they stand.
-pub(in crate::network) struct Standing {
+struct Standing {
     members: Vec<MemberRow>,
     standings: Standings,
     phase: Phase,

@@ -208,7 +208,7 @@ async fn an_evicted_site_is_cut_and_only_its_own_network_notices() {
         }
         assert_eq!(document(&it, &agents[0]).await, None, "nothing is left for it");
         let gone =
-            it.fleet.agent(&mut *it.fleet.db.read().await.expect("a connection"), &agents[0]).await.expect("known");
+            it.fleet.agent(&mut it.fleet.db.read().await.expect("a connection"), &agents[0]).await.expect("known");
         assert_eq!(gone.standing, "revoked");
         let again = it.evict(&ada(), "shop", &evicted.id).await;
         assert!(matches!(again, Err(Error::Conflict(_))), "{again:?}");
