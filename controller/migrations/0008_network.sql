@@ -246,6 +246,8 @@ create table network_rotation (
     -- When the step began.
     since bigint not null,
     paused bigint not null check (paused in (0, 1)),
+    -- How long transfers under way have to come to their ends, milliseconds.
+    drain bigint not null check (drain >= 0),
     -- Sites that were not waited for, as JSON.
     left_behind text not null,
     started_at bigint not null,

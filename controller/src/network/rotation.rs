@@ -15,7 +15,8 @@ use super::status::Profile;
 /// How long a site that is away is waited for at each step, milliseconds. It is brought up to date when it comes back.
 pub const PATIENCE: i64 = 3_600_000;
 
-/// How long connections with old leaves may go on, milliseconds.
+/// How long connections with old leaves may go on unless somebody says otherwise, milliseconds. Routers keep those
+/// connections beside the new ones, so this is the time that transfers under way have to come to their ends.
 pub const DRAIN: i64 = 3_600_000;
 
 /// What is under way.
@@ -26,7 +27,7 @@ pub enum Step {
     TrustBoth,
     /// The sites of one level get leaves of the new authority.
     Leaves,
-    /// Connections that use old leaves come to their ends by themselves, for an hour at most.
+    /// Transfers over connections that use old leaves may come to their ends.
     Drain,
     /// Every site ceases to trust the old authority.
     TrustNew,
@@ -71,6 +72,8 @@ pub struct Standing<'a> {
     pub level: i64,
     /// For how long, milliseconds.
     pub age: i64,
+    /// How long connections with old leaves may go on, milliseconds.
+    pub drain: i64,
     /// All that are concerned.
     pub seats: &'a [Seat],
     /// SHA-256 of each authority that is to be trusted now, hexadecimal.
@@ -93,7 +96,7 @@ impl<'a> Standing<'a> {
 
     /// What comes next, with its level, once nobody is waited for.
     pub fn next(&self) -> Option<(Step, i64)> {
-        let is_drained = self.step == Step::Drain && self.age >= DRAIN;
+        let is_drained = self.step == Step::Drain && self.age >= self.drain;
         if !is_drained && !self.waits_for().is_empty() {
             return None;
         }
@@ -128,7 +131,7 @@ impl<'a> Standing<'a> {
             Step::Leaves => unless(seat.level != self.level || seat.is_new, "has no leaf of the new authority yet"),
             Step::Drain => unless(
                 told.is_none_or(|p| p.older_connections == 0),
-                "has connections that use its old leaf; they are cut when an hour is over",
+                "has connections that use its old leaf, for transfers under way",
             ),
             Step::Cut => unless(
                 seat.level != self.level || told.is_some_and(|p| p.cuts >= seat.cuts),

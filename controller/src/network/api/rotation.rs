@@ -11,7 +11,7 @@ use utoipa_axum::routes;
 
 use super::{
     super::{
-        rotation::Step,
+        rotation::{DRAIN, Step},
         service::{Line, Networks, word},
         store::{self, RotationRow},
     },
@@ -56,6 +56,19 @@ pub struct WaitsFor {
     pub why: String,
 }
 
+/// A rotation to be begun.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BeginRotation {
+    /// How long transfers under way have to come to their ends before what is left of old connections is cut, seconds.
+    #[serde(default = "an_hour")]
+    pub drain_seconds: i64,
+}
+
+fn an_hour() -> i64 {
+    DRAIN / 1000
+}
+
 /// Whether a rotation is to go on.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -87,14 +100,15 @@ async fn of_backbone(State(it): State<Networks>, Path(name): Path<String>) -> Re
 
 /// Replaces a backbone's authority, step by step across its sites
 #[utoipa::path(post, path = "/api/v1/network/backbones/{backbone}/rotation", tag = "network",
-    responses((status = 202, body = Rotation)))]
+    request_body = BeginRotation, responses((status = 202, body = Rotation)))]
 async fn rotate_backbone(
     State(it): State<Networks>,
     caller: Caller,
     Path(name): Path<String>,
+    Body(new): Body<BeginRotation>,
 ) -> Result<(StatusCode, Json<Rotation>)> {
     let line = Line::Backbone(it.backbone(&mut *it.fleet.db.read().await?, &name).await?);
-    begin(&it, &caller, &line).await
+    begin(&it, &caller, &line, &new).await
 }
 
 /// Holds the rotation of a backbone's authority, or lets it go on
@@ -122,14 +136,15 @@ async fn of_network(State(it): State<Networks>, caller: Caller, Path(name): Path
 
 /// Replaces a network's authority, step by step across its sites
 #[utoipa::path(post, path = "/api/v1/network/networks/{network}/rotation", tag = "network",
-    responses((status = 202, body = Rotation)))]
+    request_body = BeginRotation, responses((status = 202, body = Rotation)))]
 async fn rotate_network(
     State(it): State<Networks>,
     caller: Caller,
     Path(name): Path<String>,
+    Body(new): Body<BeginRotation>,
 ) -> Result<(StatusCode, Json<Rotation>)> {
     let line = Line::Network(owned(&it, &mut *it.fleet.db.read().await?, &caller, &name).await?);
-    begin(&it, &caller, &line).await
+    begin(&it, &caller, &line, &new).await
 }
 
 /// Holds the rotation of a network's authority, or lets it go on
@@ -146,8 +161,13 @@ async fn change_of_network(
     found(&it, &mut *it.fleet.db.read().await?, &line).await.map(Json)
 }
 
-async fn begin(it: &Networks, caller: &Caller, line: &Line) -> Result<(StatusCode, Json<Rotation>)> {
-    it.rotate(&caller.actor, line).await?;
+async fn begin(
+    it: &Networks,
+    caller: &Caller,
+    line: &Line,
+    new: &BeginRotation,
+) -> Result<(StatusCode, Json<Rotation>)> {
+    it.rotate(&caller.actor, line, new.drain_seconds.saturating_mul(1000)).await?;
     Ok((StatusCode::ACCEPTED, Json(found(it, &mut *it.fleet.db.read().await?, line).await?)))
 }
 

@@ -14,7 +14,7 @@ use super::{
         api::{self, LinkState, Rotation, Site, SiteStatus, Topology},
         model::AccessKind,
         picture::{SIZE, places},
-        rotation::Step,
+        rotation::{DRAIN, Step},
         service::{Line, Networks, NewAccessPoint, NewLink},
     },
     done, rotating, up,
@@ -137,7 +137,7 @@ pub(super) async fn act(
             }
         }
         "remove_link" => it.remove_link(actor, &name, fields.text("link")).await.map(|()| "The link is removed."),
-        "rotate" => it.rotate(actor, &line).await.map(|()| "The rotation has begun."),
+        "rotate" => it.rotate(actor, &line, DRAIN).await.map(|()| "The rotation has begun."),
         "pause" => it.pause_rotation(actor, &line, true).await.map(|()| "The rotation is held."),
         "resume" => it.pause_rotation(actor, &line, false).await.map(|()| "The rotation goes on."),
         other => Err(Error::invalid("do", format!("{other:?} is nothing that can be done here"))),

@@ -303,7 +303,7 @@ impl Step {
         match self {
             Self::TrustBoth => "every site comes to trust the new authority beside the old one",
             Self::Leaves => "sites get leaves of the new authority, listening ends first",
-            Self::Drain => "connections with old leaves drain, for an hour at most",
+            Self::Drain => "transfers over old connections may come to their ends",
             Self::TrustNew => "every site ceases to trust the old authority",
             Self::Cut => "what is left of old connections is cut",
             Self::Done => "it is over",

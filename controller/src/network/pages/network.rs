@@ -13,7 +13,7 @@ use super::{
             self, Endpoint, Invitation, Member, Network, NetworkStatus, Rotation, ServiceLink, Site, SiteClass, owned,
         },
         model::{AccessKind, Membership, Phase},
-        rotation::Step,
+        rotation::{DRAIN, Step},
         service::{Line, Networks, NewInvitation},
     },
     DAY,
@@ -124,7 +124,7 @@ pub(super) async fn act(
         "remove_endpoint" => {
             it.remove_endpoint(actor, &name, &text("endpoint")).await.map(|()| "The endpoint is withdrawn everywhere.")
         }
-        "rotate" => it.rotate(actor, &line).await.map(|()| "The rotation has begun."),
+        "rotate" => it.rotate(actor, &line, DRAIN).await.map(|()| "The rotation has begun."),
         "pause" => it.pause_rotation(actor, &line, true).await.map(|()| "The rotation is held."),
         "resume" => it.pause_rotation(actor, &line, false).await.map(|()| "The rotation goes on."),
         other => Err(Error::invalid("do", format!("{other:?} is nothing that can be done here"))),

@@ -6,7 +6,7 @@ use super::{
     super::{
         model::{BackboneId, Membership, NetworkId, Phase, backbone_line, network_line},
         plan::{Concern, PEER_PROFILE, UPLINK_PROFILE, member_profile},
-        rotation::{Seat, Standing, Step, levels},
+        rotation::{DRAIN, Seat, Standing, Step, levels},
         status::{Health, RouterState},
         store::{
             self, AccessPointRow, BackboneRow, LinkRow, MemberRow, NetworkRow, Of, PortRow, ProfileRow, RotationRow,
@@ -84,7 +84,14 @@ impl Facts {
     /// The rotation as it stands.
     pub fn standing(&self) -> Standing<'_> {
         let age = self.now - self.row.since;
-        Standing { step: self.step, level: self.row.level, age, seats: &self.seats, trust: &self.trust }
+        Standing {
+            step: self.step,
+            level: self.row.level,
+            age,
+            drain: self.row.drain,
+            seats: &self.seats,
+            trust: &self.trust,
+        }
     }
 
     /// Its row.
@@ -101,8 +108,14 @@ impl Facts {
 // === impl Networks: rotation ===
 
 impl Networks {
-    /// Begins to replace the authority of a line.
-    pub async fn rotate(&self, actor: &Actor, line: &Line) -> Result<()> {
+    /// Begins to replace the authority of a line. Transfers under way have `drain` milliseconds to come to their ends.
+    pub async fn rotate(&self, actor: &Actor, line: &Line, drain: i64) -> Result<()> {
+        if !(0..=30 * 86_400_000).contains(&drain) {
+            return Err(Error::invalid(
+                "drain_seconds",
+                "transfers get between none and 30 days to come to their ends",
+            ));
+        }
         self.fleet
             .db
             .write(|mut tx| async move {
@@ -119,6 +132,7 @@ impl Networks {
                     level: 0,
                     since: now,
                     paused: 0,
+                    drain,
                     left_behind: "[]".into(),
                     started_at: now,
                     finished_at: None,
@@ -163,7 +177,7 @@ impl Networks {
                 continue;
             }
             if let Some(line) = Line::find(&mut conn, &name).await? {
-                self.rotate(&Actor::controller(), &line).await?;
+                self.rotate(&Actor::controller(), &line, DRAIN).await?;
                 begun += 1;
             }
         }

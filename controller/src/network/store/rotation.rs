@@ -17,13 +17,14 @@ pub struct RotationRow {
     pub level: i64,
     pub since: i64,
     pub paused: i64,
+    pub drain: i64,
     pub left_behind: String,
     pub started_at: i64,
     pub finished_at: Option<i64>,
 }
 
 tables! {
-    RotationRow: "select id, line, step, level, since, paused, left_behind, started_at, finished_at \
+    RotationRow: "select id, line, step, level, since, paused, drain, left_behind, started_at, finished_at \
         from network_rotation", "started_at desc, id desc";
 }
 
@@ -40,8 +41,8 @@ pub async fn open_rotations(conn: &mut Conn) -> Result<Vec<RotationRow>> {
 }
 
 pub async fn insert_rotation(conn: &mut Conn, row: &RotationRow) -> Result<()> {
-    let text = "insert into network_rotation (id, line, step, level, since, paused, left_behind, started_at) \
-                values ($1, $2, $3, $4, $5, $6, $7, $8)";
+    let text = "insert into network_rotation (id, line, step, level, since, paused, drain, left_behind, started_at) \
+                values ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
     query(text.into())
         .bind(row.id.clone())
         .bind(row.line.clone())
@@ -49,6 +50,7 @@ pub async fn insert_rotation(conn: &mut Conn, row: &RotationRow) -> Result<()> {
         .bind(row.level)
         .bind(row.since)
         .bind(row.paused)
+        .bind(row.drain)
         .bind(row.left_behind.clone())
         .bind(row.started_at)
         .execute(conn)

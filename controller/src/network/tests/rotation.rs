@@ -38,7 +38,7 @@ fn at(level: i64) -> Seat {
 }
 
 fn standing<'a>(step: Step, level: i64, age: i64, seats: &'a [Seat], trust: &'a BTreeSet<String>) -> Standing<'a> {
-    Standing { step, level, age, seats, trust }
+    Standing { step, level, age, drain: DRAIN, seats, trust }
 }
 
 #[test]
@@ -201,8 +201,8 @@ async fn a_rotation_goes_through_all_sites_in_order_and_leaves_one_authority() {
             agents.act(&it, agent, site).await;
         }
         let first = agents.leaves.clone();
-        it.rotate(&ada(), &shop).await.expect("begun");
-        assert!(it.rotate(&ada(), &shop).await.is_err(), "it is under way already");
+        it.rotate(&ada(), &shop, DRAIN).await.expect("begun");
+        assert!(it.rotate(&ada(), &shop, DRAIN).await.is_err(), "it is under way already");
         it.pause_rotation(&ada(), &shop, true).await.expect("paused");
         for (agent, site) in &all {
             agents.act(&it, agent, site).await;

@@ -65,7 +65,7 @@ fn must_say(house: &mut House, url: &str, text: &str) -> Result {
 /// Replaces the authority of a line while requests go through the network.
 fn must_rotate(house: &mut House, client: &Client, line: &str, door: &str) -> Result {
     let path = format!("{line}/rotation");
-    let _: Value = client.post(&path, &serde_json::json!({}))?;
+    let _: Value = client.post(&path, &serde_json::json!({"drain_seconds": 2}))?;
     let mut last = Value::Null;
     let rotated = wait(PATIENCE, "the rotation is over", || {
         house.must_live()?;
