@@ -1,5 +1,8 @@
 -- Backbones of routers, and the application networks on them.
 
+-- Who joined by an invitation is looked up often.
+create index fleet_agent_invitation on fleet_agent (invitation_id);
+
 create table network_backbone (
     id text primary key,
     name text not null unique,

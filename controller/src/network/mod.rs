@@ -14,7 +14,7 @@ mod manifests;
 pub mod model;
 mod pages;
 mod picture;
-mod plan;
+pub mod plan;
 mod reconcile;
 mod rotation;
 mod service;

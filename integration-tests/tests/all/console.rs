@@ -52,6 +52,21 @@ fn create(browser: &mut Browser, api: &str) {
     browser.follow("form#create-staging button[name=create]");
 }
 
+/// Looks at pages as wide as a desktop and as a phone, in light and dark: none may be wider than its window.
+fn look_at_all(browser: &mut Browser, api: &str, pages: &[(&str, &str)]) {
+    for (name, path) in pages {
+        browser.go(&format!("{api}{path}"));
+        for (width, size) in [(1280, "desktop"), (390, "phone")] {
+            for (dark, scheme) in [(false, "light"), (true, "dark")] {
+                browser.look(width, dark);
+                assert!(browser.fits(), "{name} is wider than a {size}");
+                browser.shot(&format!("{name}-{size}-{scheme}"));
+            }
+        }
+        browser.look(1280, false);
+    }
+}
+
 fn act(browser: &mut Browser, verb: &str) {
     browser.follow(&format!("form#act button[value={verb}]"));
 }
@@ -73,28 +88,23 @@ async fn a_staging_lives_its_life_by_mouse() {
         browser.follow("form#update-staging button[name=update]");
         browser.wait_for("#tag", "v2");
         browser.wait_for(STATUS, "Running");
-        for (name, path) in [
-            ("staging", HELLO),
-            ("stagings", "/staging"),
-            ("home", "/"),
-            ("fleet", "/fleet"),
-            ("events", "/events"),
-            ("create", "/staging/new"),
-            ("projects", "/staging/projects"),
-            ("invitations", "/invitations"),
-            ("users", "/users"),
-            ("account", "/account"),
-        ] {
-            browser.go(&format!("{api}{path}"));
-            for (width, size) in [(1280, "desktop"), (390, "phone")] {
-                for (dark, scheme) in [(false, "light"), (true, "dark")] {
-                    browser.look(width, dark);
-                    assert!(browser.fits(), "{name} is wider than a {size}");
-                    browser.shot(&format!("{name}-{size}-{scheme}"));
-                }
-            }
-            browser.look(1280, false);
-        }
+        look_at_all(
+            &mut browser,
+            &api,
+            &[
+                ("staging", HELLO),
+                ("stagings", "/staging"),
+                ("home", "/"),
+                ("fleet", "/fleet"),
+                ("events", "/events"),
+                ("create", "/staging/new"),
+                ("projects", "/staging/projects"),
+                ("invitations", "/invitations"),
+                ("users", "/users"),
+                ("account", "/account"),
+                ("certificates", "/certificates"),
+            ],
+        );
         browser.go(&format!("{api}{HELLO}"));
         act(&mut browser, "archive");
         browser.wait_for(STATUS, "Archived");
@@ -187,6 +197,73 @@ async fn what_may_lose_something_is_asked_for_by_mouse() {
         browser.follow("form#confirm button[name=confirm]");
         browser.wait_for(".flash", "shop/hello is forgotten");
         browser.wait_for("main", "No stagings");
+    });
+    walk.await.expect("the walk ends well");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backbone_and_a_network_on_it_are_made_by_mouse() {
+    let world = World::new().await;
+    let (api, first) = (world.home.api.clone(), world.home.first_admin.clone().expect("a first admin"));
+    let walk = tokio::task::spawn_blocking(move || {
+        let mut browser = Browser::start(&shots());
+        log_in(&mut browser, &api, &first);
+        browser.go(&format!("{api}/networks"));
+        browser.wait_for("main", "No backbones yet");
+        browser.shot("networks-empty");
+        browser.follow(".empty a[href='/networks/new-backbone']");
+        browser.fill("#name", "europe");
+        browser.follow("form#create-backbone button");
+        for site in ["paris", "berlin", "rome"] {
+            browser.fill("#name", site);
+            browser.follow("form#create-site button");
+            browser.wait_for("#topology", site);
+        }
+        browser.go(&format!("{api}/networks/backbones/europe/sites/paris"));
+        for (name, kind, port) in [("peers", "peer", "5671"), ("members", "member", "6000")] {
+            browser.fill("#name", name);
+            browser.eval(&format!("document.querySelector('#kind').value = '{kind}'"));
+            browser.fill("#host", "paris.example.org");
+            browser.fill("#port", port);
+            browser.follow("form#create-access-point button");
+            browser.wait_for("#site", name);
+        }
+        browser.go(&format!("{api}/networks/backbones/europe"));
+        browser.eval("document.querySelector('#from').value = 'berlin'");
+        browser.eval("document.querySelector('#to').value = 'rome'");
+        browser.follow("form#create-link button");
+        browser.wait_for(".mistake", "access point for peers");
+        browser.eval("document.querySelector('#to').value = 'paris'");
+        browser.follow("form#create-link button");
+        browser.wait_for("#topology", "not told yet");
+        assert!(browser.has("svg[data-pan] line"), "the link is in the picture");
+
+        browser.go(&format!("{api}/networks/new"));
+        browser.fill("#name", "shop");
+        browser.fill("#ends_in_days", "30");
+        browser.follow("form#create-network button");
+        browser.fill("#name", "front");
+        browser.fill("#description", "tills");
+        browser.follow("form#save-class button");
+        browser.go(&format!("{api}/networks/net/shop/invite"));
+        browser.fill("#name", "tills of spring");
+        browser.follow("form#create-invitation button");
+        let token = browser.eval("document.querySelector('#secret')?.value ?? ''");
+        assert!(token.as_str().is_some_and(|token| token.len() > 40), "the token is shown: {token}");
+        look_at_all(
+            &mut browser,
+            &api,
+            &[
+                ("networks", "/networks"),
+                ("backbone", "/networks/backbones/europe"),
+                ("site", "/networks/backbones/europe/sites/paris"),
+                ("network", "/networks/net/shop"),
+                ("network-invite", "/networks/net/shop/invite"),
+                ("network-endpoint", "/networks/net/shop/endpoint"),
+                ("library", "/networks/library"),
+            ("network-tables", "/networks/tables/access-points"),
+            ],
+        );
     });
     walk.await.expect("the walk ends well");
 }

@@ -150,7 +150,7 @@ impl Console {
             };
             let name = if path.starts_with("/users") { "viewer" } else { "web" };
             let path = path.replace("{backbone}", "bb").replace("{site}", "paris").replace("{network}", "net");
-            let path = path.replace("{member}", "host-till");
+            let path = path.replace("{member}", "host-till").replace("{table}", "members");
             path.replace("{id}", id).replace("{project}", "shop").replace("{name}", name)
         };
         pages.map(|e| (fill(&e.path), e.who.clone())).collect()
@@ -308,7 +308,7 @@ async fn nobody_sees_the_network_of_somebody_else() {
             (_, Some("invitations")) => {
                 ("application/json", r#"{"name":"n","class":"gold","deadline_at":1,"edge_links":[]}"#.into())
             }
-            (_, Some("rotation")) => ("application/json", r#"{"paused":true}"#.into()),
+            (_, Some("rotation")) if entry.method == "PATCH" => ("application/json", r#"{"paused":true}"#.into()),
             _ if path.contains("service-links") => ("application/json", r#"{"service":"web"}"#.into()),
             _ if path.contains("endpoints") => ("application/json", r#"{"kind":"ingress"}"#.into()),
             _ => ("application/json", "{}".into()),
@@ -324,6 +324,32 @@ async fn nobody_sees_the_network_of_somebody_else() {
     }
     let (status, body) = console.get(&viewer, "/networks/backbones/bb").await;
     assert!(status == StatusCode::OK && body.contains("paris.test:6000"), "where it may hang is seen: {body}");
+}
+
+#[tokio::test]
+async fn every_table_of_networks_is_read_filtered_and_exported_by_administrators_alone() {
+    let console = Console::new().await;
+    let (operator, admin) = (console.person(Role::Operator).await, console.person(Role::Admin).await);
+    let (_, names) = console.get(&admin, "/api/v1/network/tables").await;
+    let names: Vec<String> = serde_json::from_str(&names).expect("names");
+    assert_eq!(names.len(), 21);
+    for name in &names {
+        let path = format!("/api/v1/network/tables/{name}");
+        assert_eq!(console.get(&operator, &path).await.0, StatusCode::FORBIDDEN);
+        let (status, body) = console.get(&admin, &path).await;
+        assert_eq!(status, StatusCode::OK, "{name}: {body}");
+        let (status, page) = console.get(&admin, &format!("/networks/tables/{name}")).await;
+        assert!(status == StatusCode::OK && page.contains("Export as CSV"), "{name}");
+    }
+    let read = |query: &'static str| {
+        let (console, admin) = (&console, &admin);
+        async move { console.get(admin, &format!("/api/v1/network/tables/members{query}")).await.1 }
+    };
+    assert!(read("").await.contains("host-till"));
+    assert!(!read("?filter=nobody").await.contains("host-till"));
+    let csv = read("?format=csv&filter=HOST-till").await;
+    let lines: Vec<_> = csv.lines().collect();
+    assert!(lines.len() == 2 && lines[0].starts_with("id,network_id,") && lines[1].contains(",host-till,"), "{csv}");
 }
 
 #[tokio::test]

@@ -52,6 +52,10 @@ fn agent_config(house: &House, _: &Path) -> Result<Option<toml::Table>> {
 
 /// Makes what is not there yet, lets the sites join, and waits until each is as it should be.
 fn settle(house: &mut House) -> Result {
+    if !has_programs(house) {
+        eprintln!("  no network: the example programs that its sites would run are not here");
+        return Ok(());
+    }
     let client = house.client()?;
     if client.get::<Value>(&format!("/api/v1/network/networks/{NETWORK}")).is_err() {
         let mut ports = Ports::new();
@@ -79,6 +83,11 @@ fn settle(house: &mut House) -> Result {
     .map_err(|failure| Failure::failed(format!("{failure}; {}", reasons(&client))))?;
     progress.end();
     Ok(())
+}
+
+/// Whether there is something that the sites could run.
+fn has_programs(house: &House) -> bool {
+    house.examples("programs").is_some()
 }
 
 fn make_backbone(client: &Client, free: &mut Ports) -> Result {
@@ -208,6 +217,9 @@ pub(super) fn doors(client: &Client) -> Result<BTreeMap<String, String>> {
 }
 
 fn show(house: &House) -> Result {
+    if !has_programs(house) {
+        return Ok(());
+    }
     let client = house.client()?;
     let mut sites = sites(&client)?;
     let doors = doors(&client)?;

@@ -5,6 +5,7 @@ mod backbone;
 mod composition;
 pub(super) mod dev;
 mod install;
+mod standing;
 mod words;
 
 use clap::Subcommand;
@@ -37,6 +38,9 @@ pub(crate) struct Args {
 enum Command {
     #[command(flatten)]
     Network(application::Network),
+    Status(standing::Status),
+    #[command(subcommand)]
+    Rotation(standing::Rotation),
     /// The sites of networks are grouped in classes
     #[command(subcommand)]
     Class(application::Class),
@@ -80,6 +84,8 @@ impl Args {
         let client = global.client()?;
         match &self.command {
             Command::Network(it) => it.run(global, &client),
+            Command::Status(it) => it.run(global, &client),
+            Command::Rotation(it) => it.run(global, &client),
             Command::Class(it) => it.run(global, &client),
             Command::Invitation(it) => it.run(global, &client),
             Command::Member(it) => it.run(global, &client),

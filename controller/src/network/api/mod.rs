@@ -5,6 +5,7 @@ mod composition;
 mod network;
 mod rotation;
 mod status;
+mod tables;
 
 pub use backbone::{AccessPoint, Backbone, CreateLink, Link, Site, backbones, links_of, site, sites};
 pub use composition::{
@@ -18,11 +19,13 @@ pub use rotation::{Rotation, rotation_of};
 pub use status::{
     LinkState, NetworkStatus, SiteStatus, Topology, member_status, network_status, site_status, topology_of,
 };
+pub use tables::TableQuery;
 
 use super::service::Networks;
 use crate::web::Routes;
 
 /// The routes of the domain.
 pub fn routes(networks: Networks) -> Routes {
-    rotation::add(status::add(composition::add(network::add(backbone::add(Routes::new()))))).with_state(networks)
+    let routes = composition::add(network::add(backbone::add(Routes::new())));
+    tables::add(rotation::add(status::add(routes))).with_state(networks)
 }

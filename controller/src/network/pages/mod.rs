@@ -4,6 +4,7 @@ mod backbone;
 mod composition;
 mod member;
 mod network;
+mod tables;
 
 use std::sync::Arc;
 
@@ -100,6 +101,7 @@ pub fn routes(networks: Networks) -> Routes {
         .page(post.clone(), "/networks/backbones/{backbone}/sites/{site}", admin, backbone::act_on_site)
         .page(get.clone(), "/networks/backbones/{backbone}/sites/{site}/remove", admin, backbone::ask_remove_site)
         .page(post.clone(), "/networks/backbones/{backbone}/sites/{site}/remove", admin, backbone::remove_site)
+        .page(get.clone(), "/networks/tables/{table}", admin, tables::show)
         .page(get.clone(), "/networks/library", Policy::viewer(), composition::library)
         .page(get.clone(), "/networks/library/service", operator, composition::ask_service)
         .page(post.clone(), "/networks/library/service", operator, composition::service)

@@ -49,33 +49,25 @@ impl Networks {
 
     /// Makes member sites of the agents that joined by networks' invitations. Gives how many.
     pub async fn admit_members(&self) -> Result<usize> {
-        let mut conn = self.fleet.db.read().await?;
-        let invitations: Vec<InvitationRow> = store::rows(&mut conn, Of::All).await?;
-        let ids: Vec<_> = invitations.iter().map(|i| i.id.clone()).collect();
-        let joined = agents::joined(&mut conn, &ids).await?;
-        let there: Vec<MemberRow> = store::rows(&mut conn, Of::All).await?;
-        drop(conn);
-        let there: std::collections::BTreeSet<_> = there.into_iter().filter_map(|m| m.agent_id).collect();
+        let joined = store::unadmitted(&mut *self.fleet.db.read().await?).await?;
         let mut admitted = 0;
         for (agent, name, invitation) in joined {
-            if there.contains(&agent.0) {
-                continue;
-            }
-            let Some(invitation) = invitations.iter().find(|i| i.id == invitation) else { continue };
-            self.admit(&agent, &name, invitation).await?;
+            self.admit(&AgentId(agent), &name, &invitation).await?;
             admitted += 1;
         }
         Ok(admitted)
     }
 
-    async fn admit(&self, agent: &AgentId, name: &str, invitation: &InvitationRow) -> Result<()> {
+    async fn admit(&self, agent: &AgentId, name: &str, invitation: &str) -> Result<()> {
         self.fleet
             .db
             .write(|mut tx| async move {
+                let invitation: Option<InvitationRow> = store::one(&mut tx, "id", invitation).await?;
+                let Some(invitation) = invitation else { return tx.done(()) };
                 let network: Option<NetworkRow> = store::one(&mut tx, "id", &invitation.network_id).await?;
                 let Some(network) = network else { return tx.done(()) };
                 store::lock_backbone(&mut tx, &network.backbone_id).await?;
-                let Some(row) = member_row(&mut tx, agent, name, invitation, &network).await? else {
+                let Some(row) = member_row(&mut tx, agent, name, &invitation, &network).await? else {
                     return tx.done(());
                 };
                 // Two replicas may come upon one agent: the database lets one make its row.

@@ -249,9 +249,11 @@ tables! {
 
 mod composition;
 mod rotation;
+mod tables;
 
 pub use composition::*;
 pub use rotation::*;
+pub use tables::*;
 
 // === backbones, sites, access points, links ===
 
@@ -408,6 +410,15 @@ pub async fn member_counts(conn: &mut Conn, networks: &[String]) -> Result<BTree
         }
     }
     Ok(counts)
+}
+
+/// Agents that joined by networks' invitations and are no members yet: (agent, its name, the invitation).
+pub async fn unadmitted(conn: &mut Conn) -> Result<Vec<(String, String, String)>> {
+    let text = "select a.id, a.name, i.id from network_invitation i join fleet_agent a on a.invitation_id = i.id \
+                where a.standing = 'ok' and not exists (select 1 from network_member m where m.agent_id = a.id) \
+                order by a.id";
+    let rows = query(text.into()).fetch_all(conn).await?;
+    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?))).collect()
 }
 
 pub async fn insert_member(conn: &mut Conn, row: &MemberRow) -> sqlx::Result<()> {
