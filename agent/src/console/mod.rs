@@ -2,7 +2,7 @@
 //!
 //! - Served while a driver with pages holds an assignment, unless the host's owner says always or never.
 //! - Who reads the state folder reads the *token* there, which `muster-agent console` prints within a URL; opening it
-//!   gives the browser a cookie ([`door`]). Removing the file ends every session.
+//!   gives the browser a cookie (`door`). Removing the file ends every session.
 //! - The Host header must name this host, so that no name of somebody else's leads a browser here; what changes
 //!   something must come from one of these pages. Nothing is stored by browsers and nothing comes from elsewhere.
 //! - Nothing here depends on home.

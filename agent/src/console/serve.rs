@@ -62,6 +62,7 @@ struct Base<'a> {
     path: &'a str,
     agent_id: &'a str,
     menu: Vec<(&'static str, &'static str)>,
+    data: Vec<&'static str>,
     home: &'a str,
     home_is_there: bool,
     message: Option<(&'static str, &'a str)>,
@@ -229,7 +230,8 @@ impl Console {
         let link = self.link.borrow().clone();
         let home_is_there = link.connected;
         let (home, agent_id) = (link.home.as_str(), self.agent_id.as_str());
-        let base = Base { title, path, agent_id, menu, home, home_is_there, message, body };
+        let data = self.pages().map(|pages| pages.data().0).collect();
+        let base = Base { title, path, agent_id, menu, data, home, home_is_there, message, body };
         match base.render() {
             Ok(html) => (status, Html(html)).into_response(),
             Err(e) => plain(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()),

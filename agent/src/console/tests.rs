@@ -191,6 +191,7 @@ async fn the_token_opens_a_session_that_ends_with_it() {
     let page = world.ask("GET /", &cookie, "").await;
     assert_eq!(page.status, 200);
     assert!(page.body.contains("agent-1") && page.body.contains("home is there"), "{}", page.body);
+    assert!(page.body.contains("href=\"/api/shown\""), "{}", page.body);
     let by_token = format!("Authorization: Bearer {}\r\n", world.token());
     let data: serde_json::Value = serde_json::from_str(&world.ask("GET /api/shown", &by_token, "").await.body).unwrap();
     assert_eq!((&data["things"][1], &data["home"]["connected"]), (&2.into(), &true.into()));

@@ -89,6 +89,8 @@ pub struct Listener {
     pub profile: String,
     /// Edges: common names of leaves that may connect, sorted.
     pub members: Vec<String>,
+    /// Edges: the application network within whose addresses they stay; empty: any.
+    pub tenant: String,
 }
 
 /// A link this router makes.

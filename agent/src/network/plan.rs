@@ -43,7 +43,7 @@ pub fn wanted(
         let mut attributes = locked(listener.role.word(), &listener.host, listener.port, &listener.profile);
         if listener.role == Role::Edge {
             attributes.insert("policyVhost".into(), listener.name.as_str().into());
-            entities.push(vhost(&listener.name, members(&listener.members)));
+            entities.push(vhost(&listener.name, members(&listener.members, &listener.tenant)));
         }
         entities.push(Entity { kind: Kind::Listener, name: listener.name.clone(), attributes });
     }
@@ -258,16 +258,27 @@ fn locked(role: &str, host: &str, port: u16, profile: &str) -> Attributes {
     ])
 }
 
-fn members(names: &[String]) -> Attributes {
-    attributes([
+/// Whoever may connect, and the addresses within which they stay. A member's own router puts the network's name before
+/// its addresses, so that only the access point can hold it to that.
+fn members(names: &[String], tenant: &str) -> Attributes {
+    let mut group = attributes([
         ("remoteHosts", "*".into()),
         // A group must name somebody; a common name is never a single hyphen.
         ("users", if names.is_empty() { "-".into() } else { names.join(",").into() }),
-        ("targets", "*".into()),
-        ("sources", "*".into()),
         ("allowDynamicSource", true.into()),
         ("allowAnonymousSender", true.into()),
-    ])
+    ]);
+    if tenant.is_empty() {
+        group.extend(attributes([("targets", "*".into()), ("sources", "*".into())]));
+    } else {
+        // Beside the network's addresses: what routers say to each other, records of flows, and answers to where a
+        // connection came from. What comes to an edge itself has the one word that is its name; a lone `*`, which
+        // should mean that, is taken by the router as a letter.
+        let targets = format!("{tenant}/#,_$qd.#,mc/sfe.#,amqp:/_edge/*/{tenant}/#");
+        let sources = format!("{tenant}/#,_$qd.#,sfe.#,vfcr.#,/*");
+        group.extend(attributes([("targetPattern", targets.into()), ("sourcePattern", sources.into())]));
+    }
+    group
 }
 
 /// Lets one group do what it may and nobody else in.

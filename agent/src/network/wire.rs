@@ -190,8 +190,12 @@ fn listener(read: proto::Listener) -> Result<Listener, Refused> {
     if let Some(bad) = members.iter().find(|m| m.is_empty() || m.contains([',', '*', '\0'])) {
         return Err(malformed(format!("listeners.members {bad:?}: a common name without `,` and `*`")));
     }
+    if !read.tenant.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)) {
+        return Err(malformed(format!("listeners.tenant {:?}: letters, digits, `-` and `_`", read.tenant)));
+    }
     let port = port("listeners", read.port)?;
-    Ok(Listener { name: read.name, role, host: read.host, port, profile: read.profile, members })
+    let (name, host, profile, tenant) = (read.name, read.host, read.profile, read.tenant);
+    Ok(Listener { name, role, host, port, profile, members, tenant })
 }
 
 fn connector(read: proto::Connector) -> Result<Connector, Refused> {

@@ -279,6 +279,8 @@ pub struct Listener {
     pub profile: String,
     /// Edges: who may connect. None: interior sites may.
     pub members: Option<Vec<String>>,
+    /// Edges: the network within whose addresses they stay; empty for peers.
+    pub tenant: String,
 }
 
 /// A link.
@@ -455,6 +457,7 @@ impl<'a> Index<'a> {
                     port: point.port,
                     profile: PEER_PROFILE.into(),
                     members: None,
+                    tenant: String::new(),
                 }),
                 AccessKind::Member => {
                     for port in self.ports.get(&point.id).into_iter().flatten() {
@@ -496,6 +499,7 @@ impl<'a> Index<'a> {
             port: port.port,
             profile,
             members: Some(members),
+            tenant: network.tenant.clone(),
         });
     }
 

@@ -153,6 +153,7 @@ fn listener(it: &Listener) -> proto::Listener {
         port: it.port.into(),
         profile: it.profile.clone(),
         members: it.members.clone().unwrap_or_default(),
+        tenant: it.tenant.clone(),
     }
 }
 

@@ -261,7 +261,7 @@ async fn a_backbone_and_a_network_on_it_are_made_by_mouse() {
                 ("network-invite", "/networks/net/shop/invite"),
                 ("network-endpoint", "/networks/net/shop/endpoint"),
                 ("library", "/networks/library"),
-            ("network-tables", "/networks/tables/access-points"),
+                ("network-tables", "/networks/tables/access-points"),
             ],
         );
     });

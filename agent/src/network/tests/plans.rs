@@ -191,6 +191,25 @@ fn every_way_in_asks_for_a_certificate_and_every_way_out_checks_the_name() {
 }
 
 #[test]
+fn members_stay_within_the_network_that_their_access_point_names() {
+    let groups = |tenant: &str| {
+        let mut document = example();
+        document.listeners[0].tenant = tenant.into();
+        let materials = BTreeMap::from([("net1".to_owned(), material(3))]);
+        let wanted = plan::wanted(&read(&document)?, &materials, &BTreeSet::new(), &BTreeSet::new());
+        let vhost = wanted.iter().find(|e| e.kind == Kind::Vhost).unwrap();
+        Ok::<_, String>(vhost.attributes["groups"].text())
+    };
+    let named = groups("net1").unwrap();
+    assert!(named.contains("targetPattern=net1/#,") && named.contains("sourcePattern=net1/#,"), "{named}");
+    assert!(!named.contains("targets=") && !named.contains("sources="), "{named}");
+    assert!(groups("").unwrap().contains("targets=*\n"));
+    for wild in ["*", "#", "net1,net2", "net/1", "net.1"] {
+        assert!(groups(wild).unwrap_err().contains("listeners.tenant"), "{wild}");
+    }
+}
+
+#[test]
 fn the_start_file_begins_with_the_agents_own_way_in_and_says_all_that_is_wanted() {
     let (site, wanted) = wanted();
     let local = Local { port: 45670, material: material(0) };

@@ -279,6 +279,7 @@ pub fn listener(name: &str, role: proto::Role, port: u16, profile: &str, members
         port: port.into(),
         profile: profile.into(),
         members: members.iter().map(|m| (*m).to_owned()).collect(),
+        tenant: String::new(),
     }
 }
 

@@ -110,8 +110,8 @@ struct Two {
 }
 
 impl Two {
-    /// The second network's service answers otherwise than the first's.
-    async fn new(router: &std::path::Path) -> Self {
+    /// The second network's service answers otherwise than the first's. Access points name their networks, or not.
+    async fn new(router: &std::path::Path, named: bool) -> Self {
         let networks = [Authority::new("network 1"), Authority::new("network 2")];
         let (at, ingress, egress) = (
             [(); 2].map(|()| rig::free_port()),
@@ -120,7 +120,10 @@ impl Two {
         );
         let backends = vec![backend(egress[0]).await, named_backend(egress[1], "two").await];
         let listener = |n: usize, name: &str| {
-            rig::listener(name, Role::Edge, at[n], ["net1", "net2"][n], &[["one", "forged"], ["two", "two-b"]][n])
+            let network = ["net1", "net2"][n];
+            let tenant = if named { network.to_owned() } else { String::new() };
+            let members = [["one", "forged"], ["two", "two-b"]][n];
+            proto::Listener { tenant, ..rig::listener(name, Role::Edge, at[n], network, &members) }
         };
         let interior = proto::Site {
             profiles: vec![rig::profile("net1", &[&networks[0]]), rig::profile("net2", &[&networks[1]])],
@@ -177,7 +180,7 @@ async fn named_backend(port: u16, word: &'static str) -> tokio_util::task::Abort
 #[tokio::test(flavor = "multi_thread")]
 async fn two_networks_with_one_address_never_see_each_others_bytes() {
     let Some(router) = rig::skrouterd() else { return };
-    let two = Two::new(&router).await;
+    let two = Two::new(&router, true).await;
     two.up().await;
     for _ in 0..8 {
         assert_eq!(call(two.ingress[0], "abc").await.unwrap(), "ABC");
@@ -185,12 +188,29 @@ async fn two_networks_with_one_address_never_see_each_others_bytes() {
     }
 }
 
+/// How many of some connections to the second network a forged member takes.
+async fn taken(two: &Two, router: &std::path::Path) -> usize {
+    let offers = rig::free_port();
+    let _backend = named_backend(offers, "bad").await;
+    let taker = two.forged(router, |document| {
+        document.tcp_connectors = vec![rig::tcp_connector("out", "web", offers)];
+    });
+    taker.until("up", |told, _| told.links[0].up && told.ports.iter().all(|p| p.up)).await;
+    // Addresses travel a moment longer than links.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let mut taken = 0;
+    for _ in 0..40 {
+        taken += usize::from(call(two.ingress[1], "abc").await.is_ok_and(|answer| answer == "bad"));
+    }
+    taken
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn of_a_forged_network_the_wrong_door_is_stopped_and_the_addresses_are_not() {
+async fn a_forged_network_is_stopped_at_both_doors() {
     let Some(router) = rig::skrouterd() else { return };
-    let two = Two::new(&router).await;
+    let two = Two::new(&router, true).await;
     two.up().await;
-    // Stopped: the other network's own access point lets no leaf of this network's authority in.
+    // The other network's access point lets no leaf of this network's authority in.
     let at_2 = two.at[1];
     let wrong_door = two.forged(&router, |document| {
         document.connectors = vec![rig::connector("uplink", Role::Edge, at_2, "net1", "int-a")];
@@ -198,26 +218,48 @@ async fn of_a_forged_network_the_wrong_door_is_stopped_and_the_addresses_are_not
     let refused = |told: &proto::SiteResult, _| told.links[0].message.contains("does not trust");
     wrong_door.until("refused", refused).await;
     drop(wrong_door);
-    // Not stopped: through its own access point it reaches what the other network offers …
-    let (steals, offers) = (rig::free_port(), rig::free_port());
+    // Its own lets it in, and to no address of the other network.
+    let steals = rig::free_port();
+    let reader = two.forged(&router, |document| {
+        document.tcp_listeners = vec![rig::tcp_listener("in", "web", steals)];
+    });
+    reader.until("up", |told, _| told.links[0].up).await;
+    for _ in 0..20 {
+        assert!(call(steals, "abc").await.is_err(), "nothing of the other network is there");
+        let told = reader.until("told", |told, _| !told.ports.is_empty()).await;
+        assert!(told.links[0].up && !told.ports[0].up, "{told:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    drop(reader);
+    assert_eq!(taken(&two, &router).await, 0);
+    assert_eq!(call(two.ingress[0], "abc").await.unwrap(), "ABC");
+    assert_eq!(call(two.ingress[1], "abc").await.unwrap(), "two");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_an_access_point_names_no_network_a_forged_one_reaches_the_addresses_of_another() {
+    let Some(router) = rig::skrouterd() else { return };
+    let mut two = Two::new(&router, false).await;
+    two.up().await;
+    let steals = rig::free_port();
     let reader = two.forged(&router, |document| {
         document.tcp_listeners = vec![rig::tcp_listener("in", "web", steals)];
     });
     reader.until("up", |told, _| told.links[0].up && told.ports.iter().all(|p| p.up)).await;
     assert_eq!(call(steals, "abc").await.unwrap(), "two");
     drop(reader);
-    // … and takes a share of what is sent there.
-    let _backend = named_backend(offers, "bad").await;
-    let taker = two.forged(&router, |document| {
-        document.tcp_connectors = vec![rig::tcp_connector("out", "web", offers)];
-    });
-    taker.until("up", |told, _| told.links[0].up && told.ports.iter().all(|p| p.up)).await;
-    let mut taken = 0;
-    for _ in 0..40 {
-        taken += usize::from(call(two.ingress[1], "abc").await.is_ok_and(|answer| answer == "bad"));
+    let before = taken(&two, &router).await;
+    eprintln!("a forged member took {before} of 40 connections of the other network");
+    assert!(before > 0);
+    // A running router takes the name, and whoever comes from then on is held to it.
+    for (listener, profile, network) in [(0, 0, "net1"), (1, 1, "net2")] {
+        two.interior.document.listeners[listener].tenant = network.into();
+        two.interior.document.profiles[profile].cuts = 1;
     }
-    eprintln!("a forged member took {taken} of 40 connections of the other network");
-    assert!(taken > 0);
-    // The network it belongs to by its leaf is untouched.
-    assert_eq!(call(two.ingress[0], "abc").await.unwrap(), "ABC");
+    two.interior.generation += 1;
+    let running = two.interior.router();
+    two.up().await;
+    assert_eq!(two.interior.router(), running);
+    until_called(two.ingress[0], Duration::from_secs(20)).await;
+    assert_eq!(taken(&two, &router).await, 0);
 }

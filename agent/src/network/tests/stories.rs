@@ -73,7 +73,10 @@ impl Mesh {
         let [inter, at_a, at_b, ingress, egress] = [(); 5].map(|()| rig::free_port());
         let interior = |name: &str, at: u16, member: &[&str]| proto::Site {
             profiles: vec![rig::profile("backbone", &[&backbone]), rig::profile("net1", &[&network])],
-            listeners: vec![rig::listener("net1-edges", Role::Edge, at, "net1", member)],
+            listeners: vec![proto::Listener {
+                tenant: "net1".into(),
+                ..rig::listener("net1-edges", Role::Edge, at, "net1", member)
+            }],
             ..rig::interior(name)
         };
         let mut a = interior("int-a", at_a, &["edge-a"]);

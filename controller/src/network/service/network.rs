@@ -68,8 +68,7 @@ impl Networks {
                 let backbone = self.lock_backbone(&mut tx, &new.backbone).await?;
                 let id = fresh(now);
                 let row = NetworkRow {
-                    // What a member must know to pose as one of this network: the whole id, which is random.
-                    tenant: format!("{}-{id}", new.name),
+                    tenant: super::router_name(&new.name, &id),
                     id,
                     backbone_id: backbone.id,
                     name: new.name.clone(),
