@@ -220,7 +220,7 @@ impl House {
         let path = format!("/api/v1/agents/{}", id.as_str().unwrap_or_default());
         let _: Value = client.patch(&path, &json!({"name": name}), None)?;
         self.agents.push(json!({"name": name, "class": class, "id": id, "state_dir": folder.join("state")}));
-        Ok(write_private(&self.data_dir.join("dev.json"), &format!("{:#}\n", dev_json(self, &self.agents)))?)
+        write_private(&self.data_dir.join("dev.json"), &format!("{:#}\n", dev_json(self, &self.agents)))
     }
 
     /// The configuration of an agent, with the sections of the domains whose work its class carries out.

@@ -78,7 +78,7 @@ fn settle(house: &mut House) -> Result {
         let sites = sites(&client)?;
         let line: Vec<_> = sites.iter().map(|s| format!("{} {}", word(s, "name"), s["state"]["health"])).collect();
         progress.show(&format!("  sites: {}", line.join(", ").replace('"', "")), "");
-        Ok(sites.iter().all(|s| is_settled(s)).then_some(()))
+        Ok(sites.iter().all(is_settled).then_some(()))
     })
     .map_err(|failure| Failure::failed(format!("{failure}; {}", reasons(&client))))?;
     progress.end();

@@ -88,7 +88,7 @@ pub(super) async fn round(it: &Networks) {
 }
 
 pub(super) async fn rows<T: store::Table>(it: &Networks) -> Vec<T> {
-    store::rows(&mut *it.fleet.db.read().await.expect("a connection"), Of::All).await.expect("read")
+    store::rows(&mut it.fleet.db.read().await.expect("a connection"), Of::All).await.expect("read")
 }
 
 /// What an agent is to be, if anything.
