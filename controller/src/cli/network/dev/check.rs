@@ -1,6 +1,6 @@
 //! Bytes from a network's ingresses to its processes and egresses, through the routers of two interior sites.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::Method;
 use serde_json::Value;
@@ -15,6 +15,9 @@ use crate::cli::{
 
 /// A step may take this long.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// When old connections are cut, requests may be without an answer for this long.
+const GAP: Duration = Duration::from_secs(10);
 
 /// Sends bytes through both ingresses, takes one away, and sends a member away. Where no router is installed it looks at
 /// the configurations that the agents wrote instead, and says so.
@@ -37,8 +40,8 @@ pub(super) fn send_bytes(house: &mut House) -> Result {
 
     let path = format!("/api/v1/network/networks/{NETWORK}");
     for (line, what) in [(&format!("/api/v1/network/backbones/{BACKBONE}"), "backbone"), (&path, "network")] {
-        must_rotate(house, &client, line, &doors[DOORS[0]])?;
-        step(&format!("rotated: the {what} has another authority, and no request failed"));
+        let gap = must_rotate(house, &client, line, &doors[DOORS[0]])?.as_secs_f64();
+        step(&format!("rotated: the {what} has another authority; without an answer for {gap:.1} s at most"));
     }
     client.act(Method::DELETE, &format!("{path}/endpoints/{}", DOORS[0]), None::<&Value>)?;
     must_be_shut(house, &doors[DOORS[0]])?;
@@ -65,18 +68,26 @@ fn must_say(house: &mut House, url: &str, text: &str) -> Result {
     said.map_err(|failure| Failure::failed(format!("{failure}; it said: {last}")))
 }
 
-/// Replaces the authority of a line while requests go through the network.
-fn must_rotate(house: &mut House, client: &Client, line: &str, door: &str) -> Result {
+/// Replaces the authority of a line while requests go through the network. Gives the longest time without an answer, which
+/// is where old connections are cut.
+fn must_rotate(house: &mut House, client: &Client, line: &str, door: &str) -> Result<Duration> {
     let path = format!("{line}/rotation");
-    let _: Value = client.post(&path, &serde_json::json!({"drain_seconds": 2}))?;
-    let mut last = Value::Null;
-    let rotated = wait(PATIENCE, "the rotation is over", || {
+    client.act(Method::POST, &path, Some(&serde_json::json!({"drain_seconds": 2})))?;
+    let (mut last, mut answered, mut longest) = (Value::Null, Instant::now(), Duration::ZERO);
+    let rotated = wait(PATIENCE, "the rotation is over and requests are answered", || {
         house.must_live()?;
-        get(door).map_err(|failure| Failure::failed(format!("{failure} while {last}")))?;
+        let answer = get(door);
+        if answer.is_ok() {
+            longest = longest.max(answered.elapsed());
+            answered = Instant::now();
+        }
+        if answered.elapsed() > GAP {
+            return Err(Failure::failed(format!("nothing is answered for {} s", GAP.as_secs())));
+        }
         last = client.get(&path)?;
-        Ok((!last["finished_at"].is_null()).then_some(()))
+        Ok((answer.is_ok() && !last["finished_at"].is_null()).then_some(()))
     });
-    rotated.map_err(|failure| Failure::failed(format!("{failure}; it stands at {last}")))
+    rotated.map(|()| longest).map_err(|failure| Failure::failed(format!("{failure}; the rotation stands at {last}")))
 }
 
 fn must_be_shut(house: &mut House, url: &str) -> Result {
