@@ -6,6 +6,12 @@ pub const SIZE: (f64, f64) = (1000.0, 560.0);
 /// Space left free at the edges, so that names have room.
 const MARGIN: f64 = 60.0;
 
+/// How strongly everything is drawn to the middle.
+const GRAVITY: f64 = 1.5;
+
+/// Nearer to one another than this no two sites stand, so that none covers another.
+const CLEAR: f64 = 40.0;
+
 /// Rounds of pushing and pulling; more change nothing that is seen.
 const ROUNDS: u32 = 300;
 
@@ -34,10 +40,26 @@ pub fn places(count: usize, links: &[(usize, usize)]) -> Vec<(f64, f64)> {
             shift(&mut push[other], dx / far * force, dy / far * force);
         }
         for (place, (dx, dy)) in at.iter_mut().zip(push) {
+            // Towards the middle, so that a site without links stays in sight of the others.
+            let (dx, dy) = (dx - place.0 * GRAVITY, dy - place.1 * GRAVITY);
             let far = dx.hypot(dy).max(1e-6);
             let step = far.min(heat);
             place.0 = (place.0 + dx / far * step).clamp(-width / 2.0, width / 2.0);
             place.1 = (place.1 + dy / far * step).clamp(-height / 2.0, height / 2.0);
+        }
+    }
+    for _ in 0..ROUNDS {
+        for one in 0..count {
+            for other in 0..one {
+                let (dx, dy, far) = between(at[one], at[other]);
+                let lack = (CLEAR.min(ideal) - far).max(0.0) / 2.0;
+                shift(&mut at[one], dx / far * lack, dy / far * lack);
+                shift(&mut at[other], -dx / far * lack, -dy / far * lack);
+            }
+        }
+        for place in &mut at {
+            place.0 = place.0.clamp(-width / 2.0, width / 2.0);
+            place.1 = place.1.clamp(-height / 2.0, height / 2.0);
         }
     }
     at.into_iter().map(|(x, y)| ((x + SIZE.0 / 2.0).round(), (y + SIZE.1 / 2.0).round())).collect()

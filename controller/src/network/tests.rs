@@ -1,6 +1,7 @@
 mod composition;
 mod manifests;
 mod model;
+mod picture;
 mod plan;
 mod rotation;
 mod service;
