@@ -55,6 +55,11 @@ impl Fields {
         self.text(name).parse().map_err(|_| Error::invalid(name, "a whole number is needed"))
     }
 
+    /// A whole number, or none where nothing was typed.
+    pub fn number_if_any(&self, name: &str) -> Result<Option<i64>> {
+        if self.text(name).is_empty() { Ok(None) } else { self.number(name).map(Some) }
+    }
+
     /// `key=value` pairs, one to a line or separated by commas.
     pub fn pairs(&self, name: &str) -> Result<BTreeMap<String, String>> {
         let lines = self.text(name).split(['\n', ',']).map(str::trim).filter(|l| !l.is_empty());

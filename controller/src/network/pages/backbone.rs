@@ -17,7 +17,7 @@ use super::{
         rotation::{DRAIN, Step},
         service::{Line, Networks, NewAccessPoint, NewLink},
     },
-    done, rotating, up,
+    rotating, up,
 };
 use crate::{
     error::{Error, Result},
@@ -284,7 +284,7 @@ pub(super) async fn remove_site(
     fields: Fields,
 ) -> Result<Response> {
     match it.remove_site(&caller.actor, &backbone, &name).await {
-        Ok(()) => done(&format!("/networks/backbones/{backbone}"), Ok(()), "The site is removed."),
+        Ok(()) => Ok(redirect(&format!("/networks/backbones/{backbone}"), "The site is removed.")),
         Err(error) => remove_site_screen(layout, &backbone, &name).refused(fields, error),
     }
 }

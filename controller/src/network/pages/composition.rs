@@ -71,11 +71,6 @@ fn word<T: DeserializeOwned>(fields: &Fields, name: &str) -> Result<T> {
     service::word(text).map_err(|_| Error::invalid(name, format!("{text:?} is none of what there is to choose from")))
 }
 
-/// A port, or none where a field is empty.
-fn port(fields: &Fields, name: &str) -> Result<Option<i64>> {
-    if fields.text(name).is_empty() { Ok(None) } else { fields.number(name).map(Some) }
-}
-
 pub(super) async fn library(State(it): State<Networks>, layout: Layout) -> Result<Response> {
     let Json(services) = api::services(State(it.clone())).await?;
     let Json(images) = api::images(State(it)).await?;
@@ -122,9 +117,8 @@ pub(super) async fn image(
     layout: Layout,
     mut fields: Fields,
 ) -> Result<Response> {
-    let port = port(&fields, "port");
     let saved = async {
-        let port = port?;
+        let port = fields.number_if_any("port")?;
         let image = service::Image {
             name: fields.text("name").into(),
             reference: fields.text("reference").into(),
@@ -220,7 +214,7 @@ pub(super) async fn endpoint(
 ) -> Result<Response> {
     owned(&it, &mut *it.fleet.db.read().await?, &caller, &name).await?;
     let saved = async {
-        let port = port(&fields, "port")?;
+        let port = fields.number_if_any("port")?;
         let place = fields.text("place").split_once(':').unwrap_or_default();
         let of = |kind: &str| if place.0 == kind { place.1.to_owned() } else { String::new() };
         let new = NewEndpoint {

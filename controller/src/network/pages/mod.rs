@@ -9,11 +9,7 @@ mod tables;
 use std::sync::Arc;
 
 use askama::Template;
-use axum::{
-    Json,
-    extract::State,
-    response::{IntoResponse, Redirect, Response},
-};
+use axum::{Json, extract::State, response::Response};
 use http::Method;
 
 use super::{
@@ -189,10 +185,7 @@ async fn make_network(
 ) -> Result<Response> {
     let made = async {
         let starts_at = it.fleet.db.clock().now();
-        let days = |name: &str| {
-            let number = if fields.text(name).is_empty() { Ok(None) } else { fields.number(name).map(Some) };
-            number.map(|n| n.map(|days| days.saturating_mul(DAY)))
-        };
+        let days = |name: &str| Ok::<_, Error>(fields.number_if_any(name)?.map(|days| days.saturating_mul(DAY)));
         let times = Times {
             starts_at,
             ends_at: days("ends_in_days")?.map(|life| starts_at.saturating_add(life)),
@@ -223,15 +216,6 @@ fn renamed(error: Error, names: &[(&str, &str)]) -> Error {
             Error::invalid(name, message)
         }
         other => other,
-    }
-}
-
-/// Leads on when something was done, or leads back with the reason.
-fn done(to: &str, result: Result<()>, message: &str) -> Result<Response> {
-    match result {
-        Ok(()) if message.is_empty() => Ok(Redirect::to(to).into_response()),
-        Ok(()) => Ok(redirect(to, message)),
-        Err(error) => crate::web::page::redirect_refused(to, error),
     }
 }
 
