@@ -49,6 +49,8 @@ pub struct Layout {
     pub path: String,
     /// When it is looked at, milliseconds since the Unix epoch.
     pub now: i64,
+    /// The last event known before anything of it was read; 0: none is known here yet.
+    pub head: i64,
     nav: Arc<[NavItem]>,
 }
 
@@ -81,6 +83,7 @@ impl Layout {
             theme: ["light", "dark"].into_iter().find(|t| *t == theme).unwrap_or("auto"),
             path: parts.uri.path().into(),
             now: gate.db.clock().now(),
+            head: *gate.db.wake().head().borrow(),
             nav: gate.nav.clone().into(),
         }
     }

@@ -75,13 +75,15 @@ function say(text) {
 }
 
 function followEvents() {
-  const source = new EventSource("/api/v1/events/stream");
-  let opened = false;
+  // From where the page was read, so that nothing between the page and the stream is lost; where that is not known, the
+  // page is read once more.
+  const after = Number(live.dataset.after);
+  const source = new EventSource("/api/v1/events/stream" + (after > 0 ? `?after=${after}` : ""));
+  let isCurrent = after > 0;
   source.addEventListener("open", () => {
     say("· live");
-    // What happened between the page and the stream, or while there was none.
-    if (opened || performance.now() > 3000) ask(regions().filter((r) => !("key" in r.dataset)).map((r) => r.id));
-    opened = true;
+    if (!isCurrent) ask(regions().filter((r) => !("key" in r.dataset)).map((r) => r.id));
+    isCurrent = false;
   });
   source.addEventListener("error", () => say("· not connected, trying again"));
   source.addEventListener("change", (message) => {
