@@ -34,6 +34,9 @@ pub enum Error {
     /// The state of things forbids it. Nothing was changed.
     #[error("{0}")]
     Conflict(String),
+    /// Others stand on what was to be removed. Nothing was changed.
+    #[error("{0}")]
+    Standing(Box<Standing>),
     /// If-Match named another version than the one there is.
     #[error("it has changed since you read it; read it again and repeat the change")]
     Stale,
@@ -68,6 +71,17 @@ pub enum Error {
 /// The usual result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// What stands on something that was to be removed, and would go with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// What was to be removed, in words.
+    pub what: String,
+    /// What stands on it, in words; what others stand on comes first.
+    pub standing: Vec<String>,
+    /// Says that these are known and may go: the removal is asked for again with it.
+    pub cascade: String,
+}
+
 /// A problem answer (RFC 9457).
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
@@ -83,6 +97,29 @@ pub struct Problem {
     /// Path of the field that is wrong, if one is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
+    /// What would have to go with what was to be removed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub standing: Vec<String>,
+    /// To ask for the removal again, of all of these: the query parameter `cascade`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cascade: Option<String>,
+}
+
+// === impl Standing ===
+
+impl std::fmt::Display for Standing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (shown, more) = self.standing.split_at(self.standing.len().min(10));
+        let what = &self.what;
+        if shown.is_empty() {
+            return write!(f, "nothing stands on {what}; it was not removed, since you asked to see that first");
+        }
+        write!(f, "{what} cannot go while others stand on it: {}", shown.join(", "))?;
+        if !more.is_empty() {
+            write!(f, " and {} more", more.len())?;
+        }
+        f.write_str("; remove them first")
+    }
 }
 
 // === impl Error ===
@@ -116,6 +153,7 @@ impl Error {
             Self::NotFound { .. } => (StatusCode::NOT_FOUND, "not-found", "Not found"),
             Self::Invalid { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "invalid", "The input is not right"),
             Self::Conflict(_) => (StatusCode::CONFLICT, "conflict", "The state of things forbids it"),
+            Self::Standing(_) => (StatusCode::CONFLICT, "standing", "Others stand on it"),
             Self::Stale => (StatusCode::PRECONDITION_FAILED, "stale", "Changed in the meantime"),
             Self::Unauthenticated(_) => (StatusCode::UNAUTHORIZED, "unauthenticated", "Not logged in"),
             Self::Forbidden(_) | Self::Refused(_) => (StatusCode::FORBIDDEN, "forbidden", "Not allowed"),
@@ -140,8 +178,12 @@ impl Error {
             Self::Invalid { field, .. } => Some(field.clone()),
             _ => None,
         };
-        let kind = format!("/problems/{kind}");
-        Problem { kind, title: title.into(), status: status.as_u16(), detail: self.to_string(), field }
+        let (standing, cascade) = match self {
+            Self::Standing(it) => (it.standing.clone(), Some(it.cascade.clone())),
+            _ => (Vec::new(), None),
+        };
+        let (kind, detail) = (format!("/problems/{kind}"), self.to_string());
+        Problem { kind, title: title.into(), status: status.as_u16(), detail, field, standing, cascade }
     }
 }
 
@@ -168,7 +210,7 @@ impl From<Error> for tonic::Status {
             Error::Refused(refusal) => refusal::into_status(&refusal),
             Error::NotFound { .. } => Self::not_found(text),
             Error::Invalid { .. } => Self::invalid_argument(text),
-            Error::Conflict(_) | Error::Stale => Self::failed_precondition(text),
+            Error::Conflict(_) | Error::Standing(_) | Error::Stale => Self::failed_precondition(text),
             Error::Unauthenticated(_) => Self::unauthenticated(text),
             Error::Forbidden(_) => Self::permission_denied(text),
             Error::TooLarge { .. } => Self::resource_exhausted(text),

@@ -240,13 +240,13 @@ fn refused(mut answer: http::Response<ureq::Body>, is_known: bool) -> Failure {
         _ => Failure::FAILED,
     };
     let text = answer.body_mut().read_to_string().unwrap_or_default();
-    let message = match serde_json::from_str::<Problem>(&text) {
-        Ok(problem) => problem.detail,
-        Err(_) => format!("the controller answered {status}"),
+    let (message, standing) = match serde_json::from_str::<Problem>(&text) {
+        Ok(Problem { detail, standing, cascade, .. }) => (detail, cascade.map(|cascade| (standing, cascade).into())),
+        Err(_) => (format!("the controller answered {status}"), None),
     };
     let message = match (status, is_known) {
         (StatusCode::UNAUTHORIZED, true) => format!("{message}; log in with `muster login`"),
         _ => message,
     };
-    Failure::new(code, message)
+    Failure { standing, ..Failure::new(code, message) }
 }

@@ -138,6 +138,8 @@ pub(crate) struct Failure {
     message: String,
     /// The process's exit code.
     code: u8,
+    /// What would have to go with what was to be removed, and the word that says so much is known.
+    standing: Option<Box<(Vec<String>, String)>>,
 }
 
 type Result<T = (), E = Failure> = std::result::Result<T, E>;
@@ -161,7 +163,7 @@ impl Failure {
     const UNREACHABLE: u8 = 7;
 
     fn new(code: u8, message: impl Into<String>) -> Self {
-        Self { message: message.into(), code }
+        Self { message: message.into(), code, standing: None }
     }
 
     fn failed(message: impl Into<String>) -> Self {

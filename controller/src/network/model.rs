@@ -180,7 +180,7 @@ pub enum Choice {
 /// What a site's participants say of an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Word {
-    /// The endpoint.
+    /// The endpoint: by its id where an agent says it, by its name where people do.
     pub endpoint: String,
     /// The version of the allocation they saw.
     pub generation: i64,

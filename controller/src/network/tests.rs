@@ -3,6 +3,7 @@ mod manifests;
 mod model;
 mod picture;
 mod plan;
+mod removal;
 mod rotation;
 mod service;
 mod status;

@@ -89,7 +89,7 @@ impl Fields {
                 let text = if place.is_some() { message } else { format!("{field}: {message}") };
                 self.errors.insert(place.unwrap_or_default(), text);
             }
-            Error::Conflict(_) | Error::Stale | Error::Busy { .. } => {
+            Error::Conflict(_) | Error::Standing(_) | Error::Stale | Error::Busy { .. } => {
                 self.errors.insert(String::new(), error.to_string());
             }
             other => return Err(other),

@@ -20,6 +20,8 @@ pub fn answer(status: StatusCode, kind: &str, title: &str, detail: &str, field: 
         status: status.as_u16(),
         detail: detail.into(),
         field: field.map(Into::into),
+        standing: Vec::new(),
+        cascade: None,
     };
     let body = serde_json::to_vec(&problem).expect("a problem is plain data");
     (status, [(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE))], body).into_response()

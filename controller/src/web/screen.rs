@@ -20,6 +20,10 @@ pub struct Confirm {
     pub back: String,
     /// What the way back says.
     pub keep: &'static str,
+    /// What goes along, and the word that says these were seen.
+    pub losses: Vec<String>,
+    /// See `losses`; sent as `cascade`.
+    pub cascade: String,
     /// A text to be given: name and label.
     pub reason: Option<(&'static str, &'static str)>,
     /// A box that may be ticked: name and label.
@@ -52,7 +56,25 @@ impl Confirm {
     /// A question.
     pub fn new(layout: Layout, question: impl Into<String>, action: &'static str, back: impl Into<String>) -> Self {
         let (question, back) = (question.into(), back.into());
-        Self { layout, question, action, back, keep: "Keep it", reason: None, tick: None, fields: Fields::default() }
+        Self {
+            layout,
+            question,
+            action,
+            back,
+            keep: "Keep it",
+            losses: Vec::new(),
+            cascade: String::new(),
+            reason: None,
+            tick: None,
+            fields: Fields::default(),
+        }
+    }
+
+    /// With what goes along, and the word that says these were seen.
+    #[must_use]
+    pub fn losses(mut self, losses: Vec<String>, cascade: String) -> Self {
+        (self.losses, self.cascade) = (losses, cascade);
+        self
     }
 
     /// With other words for the way back.

@@ -1,4 +1,4 @@
-//! `muster network list|show|create|set-times|end`, `class …`, `invitation …`, `member …`.
+//! `muster network list|show|create|set-times|set-home|end`, `class …`, `invitation …`.
 
 use clap::Subcommand;
 use http::Method;
@@ -10,7 +10,7 @@ use super::{
         client::Client,
         output::{self, age, facts, green, when},
     },
-    composition, done, install, line, path, set, word,
+    composition, done, install, line, member, path, set, word,
     words::{self, End, Hang, Pair},
 };
 
@@ -46,11 +46,32 @@ pub(crate) enum Network {
         #[command(flatten)]
         times: When,
     },
+    /// Say on whose host what belongs to a network as a whole is to stand
+    #[command(after_help = "Examples:\n  muster network set-home shop --agent helsinki\n  \
+        muster network set-home shop --controller")]
+    SetHome {
+        /// Its name
+        network: String,
+        #[command(flatten)]
+        home: Home,
+    },
     /// End a network now: its links are cut, and it is removed when its delete delay is over
     End {
         /// Its name
         network: String,
     },
+}
+
+/// Whose host
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Home {
+    /// That of an agent of class network-home, by its name or id
+    #[arg(long)]
+    agent: Option<String>,
+    /// The controller's, as it is at first
+    #[arg(long)]
+    controller: bool,
 }
 
 /// When a network lives
@@ -136,44 +157,6 @@ pub(crate) enum Invitation {
     },
 }
 
-/// Look after the sites that joined networks
-#[derive(Debug, Subcommand)]
-pub(crate) enum Member {
-    /// List the sites of a network
-    List {
-        /// The network
-        network: String,
-    },
-    /// Give a site another name
-    #[command(after_help = "Example:\n  muster network member rename shop/host-7 till-7")]
-    Rename {
-        #[command(flatten)]
-        which: Which,
-        /// The name
-        name: String,
-    },
-    /// Give a site another class; what is allocated to it changes with it
-    #[command(after_help = "Example:\n  muster network member reclass shop/till-7 back")]
-    Reclass {
-        #[command(flatten)]
-        which: Which,
-        /// The class
-        class: String,
-    },
-    /// Let in a site that waits for approval
-    Approve(Which),
-    /// Send a site away for good: its links are cut at once and its identity goes
-    Evict(Which),
-}
-
-/// Which site of a network
-#[derive(Debug, clap::Args)]
-pub(crate) struct Which {
-    /// Network and site, as in shop/till-7; the site's id will do as well
-    #[arg(value_name = "NETWORK/SITE", value_parser = words::pair)]
-    which: Pair,
-}
-
 // === impl Network ===
 
 impl Network {
@@ -212,6 +195,12 @@ impl Network {
                 let now: Value = client.put(&path(&["networks", network, "times"]), &new, was["version"].as_i64())?;
                 done(global, &now, &format!("network {network}"), "changed")
             }
+            Self::SetHome { network, home } => {
+                let new = json!({"agent": home.agent});
+                client.act(Method::PUT, &path(&["networks", network, "home"]), Some(&new))?;
+                eprintln!("the home of {network} {}", green("set"));
+                Ok(())
+            }
             Self::End { network } => {
                 let there: Value = client.get(&path(&["networks", network]))?;
                 let delay = age(there["delete_delay"].as_i64().unwrap_or_default());
@@ -238,6 +227,7 @@ fn show(global: &Global, client: &Client, network: &str) -> Result {
         ("Phase", word(&item, "phase").into()),
         ("Backbone", word(&item, "backbone").into()),
         ("Owner", word(&item, "owner").into()),
+        ("Home", item["home"].as_str().unwrap_or("the controller's host").into()),
         ("Starts", time("starts_at").unwrap_or_default()),
         ("Ends", time("ends_at").unwrap_or_else(|| "never".into())),
         ("Removed", item["ends_at"].as_i64().map(|_| delay(&item)).unwrap_or_default()),
@@ -246,7 +236,7 @@ fn show(global: &Global, client: &Client, network: &str) -> Result {
     output::print("\n")?;
     Class::List { network: network.into() }.run(global, client)?;
     output::print("\n")?;
-    Member::List { network: network.into() }.run(global, client)?;
+    member::Member::List { network: network.into() }.run(global, client)?;
     output::print("\n")?;
     composition::ServiceLink::List { network: network.into() }.run(global, client)?;
     output::print("\n")?;
@@ -340,53 +330,6 @@ impl Invitation {
             Self::Revoke { at: Pair(network, id) } => {
                 client.act(Method::DELETE, &path(&["networks", network, "invitations", id]), None::<&()>)?;
                 eprintln!("{}", green("revoked"));
-                Ok(())
-            }
-        }
-    }
-}
-
-// === impl Member ===
-
-impl Member {
-    pub fn run(&self, global: &Global, client: &Client) -> Result {
-        let at = |Which { which: Pair(network, site) }: &Which| path(&["networks", network, "members", site]);
-        match self {
-            Self::List { network } => {
-                let items = client.all(&path(&["networks", network, "members"]))?;
-                let columns = [
-                    ("SITE", "/name"),
-                    ("CLASS", "/class"),
-                    ("MEMBERSHIP", "/membership"),
-                    ("AGENT", "/agent"),
-                    ("JOINED", "/joined_at"),
-                    ("ID", "/id"),
-                ];
-                let empty = format!("no sites; let some join with `muster network invitation create {network}`");
-                output::list(global.output, items, &columns, "/name", &empty)
-            }
-            Self::Rename { which, name } => {
-                client.act(Method::PATCH, &at(which), Some(&json!({"name": name})))?;
-                eprintln!("{}", green("renamed"));
-                Ok(())
-            }
-            Self::Reclass { which, class } => {
-                client.act(Method::PATCH, &at(which), Some(&json!({"class": class})))?;
-                eprintln!("{}", green("reclassed"));
-                Ok(())
-            }
-            Self::Approve(which) => {
-                client.act(Method::POST, &format!("{}/approve", at(which)), Some(&json!({})))?;
-                eprintln!("{}", green("let in"));
-                Ok(())
-            }
-            Self::Evict(which) => {
-                let Pair(network, site) = &which.which;
-                global.confirm(&format!(
-                    "Send {site} away from {network}, for good? Its links are cut at once, and its identity goes."
-                ))?;
-                client.act(Method::POST, &format!("{}/evict", at(which)), Some(&json!({})))?;
-                eprintln!("{}", green("evicted"));
                 Ok(())
             }
         }

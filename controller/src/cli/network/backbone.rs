@@ -9,7 +9,7 @@ use super::{
         client::Client,
         output::{self, facts, when},
     },
-    done, install, line, path, remove, word,
+    Cascade, done, install, line, path, remove, word,
     words::{self, PointName, SiteName},
 };
 
@@ -24,10 +24,14 @@ pub(crate) enum Backbone {
         /// Its name
         name: String,
     },
-    /// Remove a backbone on which nothing stands
+    /// Remove a backbone, on which nothing may stand unless it is to go too
+    #[command(after_help = "Examples:\n  muster network backbone remove europe\n  \
+        muster network backbone remove europe --cascade")]
     Remove {
         /// Its name
         name: String,
+        #[command(flatten)]
+        cascade: Cascade,
     },
 }
 
@@ -64,8 +68,13 @@ pub(crate) enum Site {
         #[command(flatten)]
         how: install::How,
     },
-    /// Remove a site on which nothing stands
-    Remove(At),
+    /// Remove a site, on which nothing may stand unless it is to go too
+    Remove {
+        #[command(flatten)]
+        at: At,
+        #[command(flatten)]
+        cascade: Cascade,
+    },
 }
 
 /// Which site
@@ -110,11 +119,13 @@ pub(crate) enum AccessPoint {
         #[arg(long, default_value = "", value_name = "ADDRESS")]
         bind: String,
     },
-    /// Remove an access point on which nothing stands
+    /// Remove an access point, on which nothing may stand unless it is to go too
     Remove {
         /// Backbone, site and name, as in europe/paris/members
         #[arg(value_name = "BACKBONE/SITE/NAME", value_parser = words::point)]
         at: PointName,
+        #[command(flatten)]
+        cascade: Cascade,
     },
 }
 
@@ -167,9 +178,9 @@ impl Backbone {
                 let made: Value = client.post(&path(&["backbones"]), &json!({"name": name}))?;
                 done(global, &made, &format!("backbone {name}"), "created")
             }
-            Self::Remove { name } => {
+            Self::Remove { name, cascade } => {
                 let loss = " Its certificate authorities go with it.";
-                remove(global, client, &["backbones", name], &format!("the backbone {name}"), loss)
+                cascade.remove(global, client, &["backbones", name], &format!("the backbone {name}"), loss)
             }
         }
     }
@@ -230,11 +241,11 @@ impl Site {
                 eprintln!("as root on the host of {site}; its invitation is open for 7 days, for this one host");
                 output::print(&how.script(install::Kind::Interior, &format!("{backbone}/{site}"), &token))
             }
-            Self::Remove(at) => {
+            Self::Remove { at, cascade } => {
                 let (backbone, site) = at.site.resolve(client)?;
                 let loss = " Its agent is told to end its router; the agent itself stays.";
                 let what = format!("the site {backbone}/{site}");
-                remove(global, client, &["backbones", &backbone, "sites", &site], &what, loss)
+                cascade.remove(global, client, &["backbones", &backbone, "sites", &site], &what, loss)
             }
         }
     }
@@ -298,11 +309,11 @@ impl AccessPoint {
                 let made: Value = client.post(&at, &new)?;
                 done(global, &made, &format!("access point {backbone}/{site}/{name}"), "created")
             }
-            Self::Remove { at: PointName(at, name) } => {
+            Self::Remove { at: PointName(at, name), cascade } => {
                 let (backbone, site) = at.resolve(client)?;
                 let what = format!("the access point {backbone}/{site}/{name}");
                 let parts = ["backbones", &backbone, "sites", &site, "access-points", name];
-                remove(global, client, &parts, &what, " Its ports close.")
+                cascade.remove(global, client, &parts, &what, " Its ports close.")
             }
         }
     }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     super::{Failure, Form, Global, Result, client::Client, output},
-    entries, line, path, remove, said, set, word,
+    Cascade, entries, line, path, remove, said, set, word,
     words::{self, Pair, Port},
 };
 
@@ -29,10 +29,12 @@ pub(crate) enum Service {
         #[arg(long)]
         description: Option<String>,
     },
-    /// Remove a service that nothing names
+    /// Remove a service, which nothing may name unless that is to go too
     Remove {
         /// Its name
         name: String,
+        #[command(flatten)]
+        cascade: Cascade,
     },
 }
 
@@ -66,10 +68,12 @@ pub(crate) enum Image {
         #[arg(long, value_name = "SERVICE")]
         unset: Vec<String>,
     },
-    /// Remove an image that nothing runs
+    /// Remove an image, which nothing may run unless that is to go too
     Remove {
         /// Its name
         name: String,
+        #[command(flatten)]
+        cascade: Cascade,
     },
 }
 
@@ -100,11 +104,13 @@ pub(crate) enum ServiceLink {
         #[arg(long, value_parser = ["balanced", "closest", "unavailable"])]
         distribution: Option<String>,
     },
-    /// Remove a service link to which nothing is attached
+    /// Remove a service link, in which no endpoint may have a part unless that is to go too
     Remove {
         /// Network and service link, as in shop/web
         #[arg(value_name = "NETWORK/NAME", value_parser = words::pair)]
         at: Pair,
+        #[command(flatten)]
+        cascade: Cascade,
     },
 }
 
@@ -191,7 +197,9 @@ impl Service {
                     needed(spec, &[("protocol", "--protocol"), ("default_port", "--default-port")])
                 })
             }
-            Self::Remove { name } => remove(global, client, &["services", name], &format!("the service {name}"), ""),
+            Self::Remove { name, cascade } => {
+                cascade.remove(global, client, &["services", name], &format!("the service {name}"), "")
+            }
         }
     }
 }
@@ -233,7 +241,9 @@ impl Image {
                     needed(spec, &[("reference", "--reference")])
                 })
             }
-            Self::Remove { name } => remove(global, client, &["images", name], &format!("the image {name}"), ""),
+            Self::Remove { name, cascade } => {
+                cascade.remove(global, client, &["images", name], &format!("the image {name}"), "")
+            }
         }
     }
 }
@@ -264,9 +274,9 @@ impl ServiceLink {
                     needed(spec, &[("service", "--service")])
                 })
             }
-            Self::Remove { at: Pair(network, name) } => {
+            Self::Remove { at: Pair(network, name), cascade } => {
                 let parts = ["networks", network, "service-links", name];
-                remove(global, client, &parts, &format!("the service link {name} of {network}"), "")
+                cascade.remove(global, client, &parts, &format!("the service link {name} of {network}"), "")
             }
         }
     }

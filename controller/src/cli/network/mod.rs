@@ -5,6 +5,7 @@ mod backbone;
 mod composition;
 pub(super) mod dev;
 mod install;
+mod member;
 mod standing;
 mod words;
 
@@ -49,7 +50,7 @@ enum Command {
     Invitation(application::Invitation),
     /// Look after the sites that joined networks
     #[command(subcommand)]
-    Member(application::Member),
+    Member(member::Member),
     /// Look after service links: names under which endpoints find one another
     #[command(subcommand)]
     ServiceLink(composition::ServiceLink),
@@ -115,12 +116,48 @@ fn done(global: &Global, item: &Value, what: &str, how: &str) -> Result {
     Ok(())
 }
 
-/// Removes something, after asking.
+/// What goes with something
+#[derive(Debug, Clone, Copy, clap::Args)]
+struct Cascade {
+    /// Remove what stands on it too; it is listed first, and nothing goes before that was agreed to
+    #[arg(long)]
+    cascade: bool,
+}
+
+/// Removes something on which nothing may stand, after asking.
 fn remove(global: &Global, client: &Client, parts: &[&str], what: &str, loss: &str) -> Result {
     global.confirm(&format!("Remove {what}?{loss}"))?;
     client.act(Method::DELETE, &path(parts), None::<&()>)?;
     eprintln!("{what} {}", green("removed"));
     Ok(())
+}
+
+impl Cascade {
+    /// Removes something, after asking; with all that stands on it, if that is wanted, after showing it.
+    fn remove(self, global: &Global, client: &Client, parts: &[&str], what: &str, loss: &str) -> Result {
+        if !self.cascade {
+            return remove(global, client, parts, what, loss).map_err(|failure| match failure.standing {
+                Some(_) => Failure { message: format!("{}, or give --cascade", failure.message), ..failure },
+                None => failure,
+            });
+        }
+        // Without the right word a removal is refused with what stands on the thing, even where nothing does.
+        let looked = client.act(Method::DELETE, &format!("{}?cascade=", path(parts)), None::<&()>);
+        let failure = looked.err().ok_or_else(|| Failure::failed("home removed what it was only asked to look at"))?;
+        let Some((standing, seen)) = failure.standing.as_deref() else { return Err(failure) };
+        for it in standing {
+            eprintln!("  {it}");
+        }
+        let question = match standing.len() {
+            0 => format!("Nothing stands on {what}. Remove it?{loss}"),
+            1 => format!("Remove {what}, and what is listed above, which stands on it?{loss}"),
+            n => format!("Remove {what}, and the {n} listed above, which stand on it?{loss}"),
+        };
+        global.confirm(&question)?;
+        client.act(Method::DELETE, &format!("{}?cascade={}", path(parts), encoded(seen)), None::<&()>)?;
+        eprintln!("{what} {}", green("removed"));
+        Ok(())
+    }
 }
 
 /// Makes something of this name, or changes of it what is said and leaves the rest as it is. `at` is the list it is in.

@@ -11,17 +11,20 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
-use super::super::{
-    model::{AccessKind, Deployment, Standing, deployment},
-    service::{Networks, NewAccessPoint, NewLink, standings, word},
-    status::{self, RouterState},
-    store::{self, AccessPointRow, BackboneRow, LinkRow, Of, SiteRow},
+use super::{
+    super::{
+        model::{AccessKind, Deployment, Standing, deployment},
+        service::{Networks, NewAccessPoint, NewLink, What, standings, word},
+        status::{self, RouterState},
+        store::{self, AccessPointRow, BackboneRow, LinkRow, Of, SiteRow},
+    },
+    removal::{Cascade, removed},
 };
 use crate::{
-    error::Result,
+    error::{Problem, Result},
     fleet::model::AgentId,
     platform::db::Conn,
-    web::{Body, Caller, Policy, Routes},
+    web::{Body, Caller, Policy, Query, Routes},
 };
 
 /// A backbone.
@@ -170,11 +173,16 @@ async fn create_backbone(
     Ok((StatusCode::CREATED, Json(row.into())))
 }
 
-/// Removes a backbone on which nothing stands
-#[utoipa::path(delete, path = "/api/v1/network/backbones/{backbone}", tag = "network", responses((status = 204)))]
-async fn remove_backbone(State(it): State<Networks>, caller: Caller, Path(name): Path<String>) -> Result<StatusCode> {
-    it.remove_backbone(&caller.actor, &name).await?;
-    Ok(StatusCode::NO_CONTENT)
+/// Removes a backbone; what stands on it only by `cascade`
+#[utoipa::path(delete, path = "/api/v1/network/backbones/{backbone}", tag = "network", params(Cascade),
+    responses((status = 204), (status = 409, body = Problem)))]
+async fn remove_backbone(
+    State(it): State<Networks>,
+    caller: Caller,
+    Path(name): Path<String>,
+    Query(how): Query<Cascade>,
+) -> Result<StatusCode> {
+    removed(&it, &caller, &What::Backbone(name), &how).await
 }
 
 /// Lists the interior sites of a backbone, with their access points
@@ -208,16 +216,16 @@ async fn create_site(
     Ok((StatusCode::CREATED, site(State(it), Path((backbone, new.name))).await?))
 }
 
-/// Removes an interior site on which nothing stands
-#[utoipa::path(delete, path = "/api/v1/network/backbones/{backbone}/sites/{site}", tag = "network",
-    responses((status = 204)))]
+/// Removes an interior site; what stands on it only by `cascade`
+#[utoipa::path(delete, path = "/api/v1/network/backbones/{backbone}/sites/{site}", tag = "network", params(Cascade),
+    responses((status = 204), (status = 409, body = Problem)))]
 async fn remove_site(
     State(it): State<Networks>,
     caller: Caller,
     Path((backbone, site)): Path<(String, String)>,
+    Query(how): Query<Cascade>,
 ) -> Result<StatusCode> {
-    it.remove_site(&caller.actor, &backbone, &site).await?;
-    Ok(StatusCode::NO_CONTENT)
+    removed(&it, &caller, &What::Site(backbone, site), &how).await
 }
 
 /// Makes the invitation by which a site's agent joins; one made before is revoked
@@ -247,16 +255,16 @@ async fn create_access_point(
     Ok((StatusCode::CREATED, Json(row.try_into()?)))
 }
 
-/// Removes an access point on which nothing stands
+/// Removes an access point; what stands on it only by `cascade`
 #[utoipa::path(delete, path = "/api/v1/network/backbones/{backbone}/sites/{site}/access-points/{name}", tag = "network",
-    responses((status = 204)))]
+    params(Cascade), responses((status = 204), (status = 409, body = Problem)))]
 async fn remove_access_point(
     State(it): State<Networks>,
     caller: Caller,
     Path((backbone, site, name)): Path<(String, String, String)>,
+    Query(how): Query<Cascade>,
 ) -> Result<StatusCode> {
-    it.remove_access_point(&caller.actor, &backbone, &site, &name).await?;
-    Ok(StatusCode::NO_CONTENT)
+    removed(&it, &caller, &What::AccessPoint(backbone, site, name), &how).await
 }
 
 /// Lists the links of a backbone
@@ -309,8 +317,7 @@ async fn remove_link(
     caller: Caller,
     Path((backbone, id)): Path<(String, String)>,
 ) -> Result<StatusCode> {
-    it.remove_link(&caller.actor, &backbone, &id).await?;
-    Ok(StatusCode::NO_CONTENT)
+    removed(&it, &caller, &What::Link(backbone, id), &Cascade::default()).await
 }
 
 /// The interior sites of a backbone as they stand.

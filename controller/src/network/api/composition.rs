@@ -13,19 +13,21 @@ use utoipa_axum::routes;
 
 use super::{
     super::{
-        model::{Distribution, EndpointKind, Part, Protocol, Scope},
-        service::{self, Networks, NewEndpoint, NewServiceLink, word},
+        model::{Choice, Distribution, EndpointKind, Part, Protocol, Scope, Word},
+        plan,
+        service::{self, Networks, NewEndpoint, NewServiceLink, What, word},
         store::{
             self, AttachmentRow, EndpointRow, ImageRow, MemberRow, Of, OfferedRow, RequiredRow, ServiceLinkRow,
             ServiceRow,
         },
     },
     network::owned,
+    removal::{Cascade, removed},
 };
 use crate::{
-    error::Result,
+    error::{Problem, Result},
     platform::db::Conn,
-    web::{Body, Caller, Policy, Role, Routes},
+    web::{Body, Caller, Policy, Query, Role, Routes},
 };
 
 /// A service of the library: what images offer and require.
@@ -178,6 +180,56 @@ pub struct Attachment {
     pub part: Option<Part>,
 }
 
+/// An endpoint at one site, and what was made of it there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Allocation {
+    /// The endpoint's name.
+    pub name: String,
+    /// What it is.
+    pub kind: EndpointKind,
+    /// What the site's participants made of it.
+    pub choice: Choice,
+    /// Version of the allocation; a decision names the one it is about.
+    pub generation: i64,
+    /// What a process runs.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub runs: String,
+    /// Its parts in service links.
+    pub parts: Vec<AllocatedPart>,
+}
+
+/// The part that an endpoint at one site has in a service link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AllocatedPart {
+    /// The service link.
+    pub service_link: String,
+    /// Its address as this endpoint uses it.
+    pub address: String,
+    /// Whether connections go to it or come from it.
+    pub part: Part,
+    /// Host; empty until the site names one.
+    pub host: String,
+    /// Port; none until the site names one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+}
+
+/// What is made of an endpoint at a site.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Decide {
+    /// Version of the allocation that was seen.
+    pub generation: i64,
+    /// Accepted, or declined.
+    pub accept: bool,
+    /// The server outside, where that is left open to the site.
+    #[serde(default)]
+    pub host: String,
+    /// Its port, where that is left open; 0 otherwise.
+    #[serde(default)]
+    pub port: i64,
+}
+
 /// Adds these routes.
 pub fn add(routes: Routes<Networks>) -> Routes<Networks> {
     let own = Policy::owner_or(Role::Operator);
@@ -194,6 +246,8 @@ pub fn add(routes: Routes<Networks>) -> Routes<Networks> {
         .add(own, routes!(endpoints))
         .add(own, routes!(put_endpoint))
         .add(own, routes!(remove_endpoint))
+        .add(own, routes!(allocations))
+        .add(own, routes!(decide))
 }
 
 /// Lists the services of the library
@@ -216,11 +270,16 @@ async fn put_service(
     Ok(Json(Service { name, spec }))
 }
 
-/// Removes a service that nothing names
-#[utoipa::path(delete, path = "/api/v1/network/services/{service}", tag = "network", responses((status = 204)))]
-async fn remove_service(State(it): State<Networks>, caller: Caller, Path(name): Path<String>) -> Result<StatusCode> {
-    it.remove_service(&caller.actor, &name).await?;
-    Ok(StatusCode::NO_CONTENT)
+/// Removes a service; what names it only by `cascade`
+#[utoipa::path(delete, path = "/api/v1/network/services/{service}", tag = "network", params(Cascade),
+    responses((status = 204), (status = 409, body = Problem)))]
+async fn remove_service(
+    State(it): State<Networks>,
+    caller: Caller,
+    Path(name): Path<String>,
+    Query(how): Query<Cascade>,
+) -> Result<StatusCode> {
+    removed(&it, &caller, &What::Service(name), &how).await
 }
 
 /// Lists the images of the library
@@ -261,11 +320,16 @@ async fn put_image(
     Ok(Json(Image { name, spec }))
 }
 
-/// Removes an image that nothing runs
-#[utoipa::path(delete, path = "/api/v1/network/images/{image}", tag = "network", responses((status = 204)))]
-async fn remove_image(State(it): State<Networks>, caller: Caller, Path(name): Path<String>) -> Result<StatusCode> {
-    it.remove_image(&caller.actor, &name).await?;
-    Ok(StatusCode::NO_CONTENT)
+/// Removes an image; the processes that run it only by `cascade`
+#[utoipa::path(delete, path = "/api/v1/network/images/{image}", tag = "network", params(Cascade),
+    responses((status = 204), (status = 409, body = Problem)))]
+async fn remove_image(
+    State(it): State<Networks>,
+    caller: Caller,
+    Path(name): Path<String>,
+    Query(how): Query<Cascade>,
+) -> Result<StatusCode> {
+    removed(&it, &caller, &What::Image(name), &how).await
 }
 
 /// Lists a network's service links
@@ -296,17 +360,16 @@ async fn put_service_link(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Removes a service link to which nothing is attached
+/// Removes a service link; the parts that endpoints have in it only by `cascade`
 #[utoipa::path(delete, path = "/api/v1/network/networks/{network}/service-links/{name}", tag = "network",
-    responses((status = 204)))]
+    params(Cascade), responses((status = 204), (status = 409, body = Problem)))]
 async fn remove_service_link(
     State(it): State<Networks>,
     caller: Caller,
     Path((network, name)): Path<(String, String)>,
+    Query(how): Query<Cascade>,
 ) -> Result<StatusCode> {
-    owned(&it, &mut *it.fleet.db.read().await?, &caller, &network).await?;
-    it.remove_service_link(&caller.actor, &network, &name).await?;
-    Ok(StatusCode::NO_CONTENT)
+    removed(&it, &caller, &What::ServiceLink(network, name), &how).await
 }
 
 /// Lists a network's endpoints
@@ -375,9 +438,54 @@ async fn remove_endpoint(
     caller: Caller,
     Path((network, name)): Path<(String, String)>,
 ) -> Result<StatusCode> {
+    removed(&it, &caller, &What::Endpoint(network, name), &Cascade::default()).await
+}
+
+/// Lists what is allocated to a site
+#[utoipa::path(get, path = "/api/v1/network/networks/{network}/members/{member}/endpoints", tag = "network",
+    responses((status = 200, body = Vec<Allocation>)))]
+pub async fn allocations(
+    State(it): State<Networks>,
+    caller: Caller,
+    Path((network, member)): Path<(String, String)>,
+) -> Result<Json<Vec<Allocation>>> {
+    let mut conn = it.fleet.db.read().await?;
+    let on = owned(&it, &mut conn, &caller, &network).await?;
+    let member = it.member(&mut conn, &on, &member).await?;
+    Ok(Json(it.allocated(&mut conn, &member).await?.into_iter().map(Allocation::from).collect()))
+}
+
+/// Accepts or declines an endpoint at a site, in the place of the site's participants
+#[utoipa::path(put, path = "/api/v1/network/networks/{network}/members/{member}/endpoints/{name}/decision",
+    tag = "network", request_body = Decide, responses((status = 204)))]
+async fn decide(
+    State(it): State<Networks>,
+    caller: Caller,
+    Path((network, member, endpoint)): Path<(String, String, String)>,
+    Body(Decide { generation, accept, host, port }): Body<Decide>,
+) -> Result<StatusCode> {
     owned(&it, &mut *it.fleet.db.read().await?, &caller, &network).await?;
-    it.remove_endpoint(&caller.actor, &network, &name).await?;
+    let said = Word { endpoint, generation, accept, host, port };
+    it.decide(&caller.actor, &network, &member, &said).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+impl From<plan::Allocated> for Allocation {
+    fn from(it: plan::Allocated) -> Self {
+        let part = |(service_link, address, part, host, port)| {
+            let port = Some(port).filter(|port| *port != 0);
+            AllocatedPart { service_link, address, part, host, port }
+        };
+        let runs = it.program.map(|p| if p.tag.is_empty() { p.image } else { format!("{}:{}", p.image, p.tag) });
+        Self {
+            name: it.name,
+            kind: it.kind,
+            choice: it.choice,
+            generation: it.generation,
+            runs: runs.unwrap_or_default(),
+            parts: it.parts.into_iter().map(part).collect(),
+        }
+    }
 }
 
 impl ServiceSpec {

@@ -3,14 +3,15 @@
 mod backbone;
 mod composition;
 mod network;
+mod removal;
 mod rotation;
 mod status;
 mod tables;
 
 pub use backbone::{AccessPoint, Backbone, CreateLink, Link, Site, backbones, links_of, site, sites};
 pub use composition::{
-    Endpoint, EndpointSpec, Image, ImageSpec, Service, ServiceLink, ServiceLinkSpec, ServiceSpec, endpoints,
-    endpoints_of, images, images_of, service_links, services,
+    Allocation, Endpoint, EndpointSpec, Image, ImageSpec, Service, ServiceLink, ServiceLinkSpec, ServiceSpec,
+    allocations, endpoints, endpoints_of, images, images_of, service_links, services,
 };
 pub use network::{
     Invitation, Member, Network, SiteClass, classes, invitations, members, members_of, network, networks, owned,

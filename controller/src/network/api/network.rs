@@ -16,7 +16,8 @@ use super::super::{
     service::{Networks, NewInvitation, NewNetwork, standings, times_of, word},
     status::{self, Health},
     store::{
-        self, AccessPointRow, BackboneRow, ClassRow, EdgeLinkRow, InvitationRow, MemberRow, NetworkRow, Of, SiteRow,
+        self, AccessPointRow, BackboneRow, ClassRow, EdgeLinkRow, HomeRow, InvitationRow, MemberRow, NetworkRow, Of,
+        SiteRow,
     },
 };
 use crate::{
@@ -46,6 +47,9 @@ pub struct Network {
     pub times: Times,
     /// Where it stands in its time.
     pub phase: Phase,
+    /// The agent whose host is its home; none: the controller's host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub home: Option<AgentId>,
     /// Sites that belong to it.
     pub members: i64,
     /// Milliseconds since the Unix epoch.
@@ -71,6 +75,15 @@ pub struct CreateNetwork {
     /// How long after its end it is removed, milliseconds.
     #[serde(default)]
     pub delete_delay: i64,
+}
+
+/// Where what belongs to a network as a whole is to stand.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetHome {
+    /// An agent of class `network-home`, by name or id; none: the controller's host.
+    #[serde(default)]
+    pub agent: Option<String>,
 }
 
 /// A class of sites.
@@ -206,6 +219,7 @@ pub fn add(routes: Routes<Networks>) -> Routes<Networks> {
         .add(own, routes!(network))
         .add(Policy::viewer().idempotent(), routes!(create_network))
         .add(own, routes!(set_times))
+        .add(Policy::operator(), routes!(set_home))
         .add(own, routes!(end_network))
         .add(own, routes!(classes))
         .add(own, routes!(put_class))
@@ -268,6 +282,19 @@ async fn set_times(
     owned(&it, &mut *it.fleet.db.read().await?, &caller, &name).await?;
     it.set_times(&caller.actor, &name, times, version).await?;
     network(State(it), caller, Path(name)).await
+}
+
+/// Gives a network its home
+#[utoipa::path(put, path = "/api/v1/network/networks/{network}/home", tag = "network", request_body = SetHome,
+    responses((status = 204)))]
+async fn set_home(
+    State(it): State<Networks>,
+    caller: Caller,
+    Path(name): Path<String>,
+    Body(new): Body<SetHome>,
+) -> Result<StatusCode> {
+    it.set_home(&caller.actor, &name, new.agent.as_deref()).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Ends a network now: its links are cut, and it is removed when its delete delay is over
@@ -447,12 +474,16 @@ async fn views(conn: &mut Conn, rows: Vec<NetworkRow>) -> Result<Vec<Network>> {
     let backbones: BTreeMap<_, _> = backbones.into_iter().map(|b| (b.id, b.name)).collect();
     let ids: Vec<_> = rows.iter().map(|r| r.id.clone()).collect();
     let mut counts = store::member_counts(conn, &ids).await?;
+    let homes: Vec<HomeRow> = store::rows(conn, Of::Each("network_id", &ids)).await?;
+    let mut homes: BTreeMap<_, _> =
+        homes.into_iter().filter_map(|h| Some((h.network_id, AgentId(h.agent_id?)))).collect();
     let mut views = Vec::new();
     for row in rows {
         let times = times_of(&row);
         views.push(Network {
             backbone: backbones.get(&row.backbone_id).cloned().unwrap_or_default(),
             phase: word(&row.phase)?,
+            home: homes.remove(&row.id),
             members: counts.remove(&row.id).unwrap_or_default(),
             name: row.name,
             owner: row.owner,

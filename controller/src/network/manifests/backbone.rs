@@ -10,7 +10,7 @@ use super::{
     super::{
         api::{AccessPoint, CreateLink, Link, links_of},
         model::{AccessKind, MAX_SITES, check_host, check_name, check_port},
-        service::{Networks, NewAccessPoint, NewLink},
+        service::{Networks, NewAccessPoint, NewLink, What},
         store::{self, AccessPointRow, BackboneRow, Of, SiteRow},
     },
     Came, json, within,
@@ -248,9 +248,9 @@ pub fn steps(held: &Held, wanted: &BackboneSpec) -> Vec<Step> {
 
 async fn carry_out(it: &Networks, actor: &Actor, on: &str, spec: &BackboneSpec, step: Step) -> Result<()> {
     match step {
-        Step::RemovePoint(site, name) => it.remove_access_point(actor, on, &site, &name).await,
-        Step::RemoveLink(id) => it.remove_link(actor, on, &id).await,
-        Step::RemoveSite(site) => it.remove_site(actor, on, &site).await,
+        Step::RemovePoint(site, name) => it.remove(actor, &What::AccessPoint(on.into(), site, name), None).await,
+        Step::RemoveLink(id) => it.remove(actor, &What::Link(on.into(), id), None).await,
+        Step::RemoveSite(site) => it.remove(actor, &What::Site(on.into(), site), None).await,
         Step::MakeSite(site) => it.create_site(actor, on, &site).await.map(drop),
         Step::MakePoint(site, name) => {
             let Some(point) = spec.sites.get(&site).and_then(|s| s.access_points.get(&name)) else { return Ok(()) };

@@ -10,7 +10,7 @@ use super::{
     super::{
         api::{EndpointSpec, ImageSpec, ServiceLink, ServiceLinkSpec, endpoints_of, images_of},
         model::{EndpointKind, Membership, Part, Phase, Times, check_address, check_host, check_name, check_port},
-        service::{Networks, NewNetwork, spell, times_of},
+        service::{Networks, NewNetwork, What, spell, times_of},
         store::{self, BackboneRow, ClassRow, MemberRow, NetworkRow, ServiceLinkRow, ServiceRow},
     },
     Came, json, within,
@@ -323,7 +323,7 @@ async fn carry_out(
     }
     let endpoints = before.into_iter().flat_map(|b| b.endpoints.keys());
     for endpoint in endpoints.filter(|e| !spec.endpoints.contains_key(*e)) {
-        it.remove_endpoint(actor, name, endpoint).await?;
+        it.remove(actor, &What::Endpoint(name.into(), endpoint.clone()), None).await?;
     }
     for (link, wanted) in &spec.service_links {
         if before.and_then(|b| b.service_links.get(link)) != Some(wanted) {
@@ -339,7 +339,7 @@ async fn carry_out(
     }
     let links = before.into_iter().flat_map(|b| b.service_links.keys());
     for link in links.filter(|l| !spec.service_links.contains_key(*l)) {
-        it.remove_service_link(actor, name, link).await?;
+        it.remove(actor, &What::ServiceLink(name.into(), link.clone()), None).await?;
     }
     Ok(())
 }

@@ -24,7 +24,7 @@ use crate::{
     web::{
         Caller, Fields, Layout,
         page::{redirect, render, render_refused},
-        screen::{Confirm, Secret},
+        screen::Secret,
         view::Chip,
     },
 };
@@ -136,7 +136,6 @@ pub(super) async fn act(
                 Err(error) => Err(error),
             }
         }
-        "remove_link" => it.remove_link(actor, &name, fields.text("link")).await.map(|()| "The link is removed."),
         "rotate" => it.rotate(actor, &line, DRAIN).await.map(|()| "The rotation has begun."),
         "pause" => it.pause_rotation(actor, &line, true).await.map(|()| "The rotation is held."),
         "resume" => it.pause_rotation(actor, &line, false).await.map(|()| "The rotation goes on."),
@@ -148,39 +147,6 @@ pub(super) async fn act(
             fields.refuse(error)?;
             render_refused(&page(&it, layout, name, fields).await?)
         }
-    }
-}
-
-fn remove_screen(layout: Layout, name: &str) -> Confirm {
-    let question =
-        format!("The backbone {name} is removed, with its authority. It must have no sites and no networks.");
-    Confirm::new(
-        layout.title("Remove the backbone?"),
-        question,
-        "Remove backbone",
-        format!("/networks/backbones/{name}"),
-    )
-}
-
-pub(super) async fn ask_remove(
-    State(it): State<Networks>,
-    layout: Layout,
-    Path(name): Path<String>,
-) -> Result<Response> {
-    it.backbone(&mut *it.fleet.db.read().await?, &name).await?;
-    remove_screen(layout, &name).render()
-}
-
-pub(super) async fn remove(
-    State(it): State<Networks>,
-    caller: Caller,
-    layout: Layout,
-    Path(name): Path<String>,
-    fields: Fields,
-) -> Result<Response> {
-    match it.remove_backbone(&caller.actor, &name).await {
-        Ok(()) => Ok(redirect("/networks", format!("The backbone {name} is removed."))),
-        Err(error) => remove_screen(layout, &name).refused(fields, error),
     }
 }
 
@@ -228,12 +194,6 @@ pub(super) async fn act_on_site(
             };
             made.await.map(|_| "The access point is made.")
         }
-        "remove_access_point" => {
-            let point = fields.text("access_point");
-            it.remove_access_point(&caller.actor, &backbone, &name, point)
-                .await
-                .map(|()| "The access point is removed.")
-        }
         "invite" => {
             let token = it.invite_site(&caller.actor, &backbone, &name).await?;
             return invited(layout, token);
@@ -259,32 +219,4 @@ pub(super) fn invited(layout: Layout, token: String) -> Result<Response> {
         commands: vec![("On the host", "muster-agent enroll --token-file FILE".into())],
         back: "/networks",
     })
-}
-
-fn remove_site_screen(layout: Layout, backbone: &str, name: &str) -> Confirm {
-    let question = format!("The site {name} is removed from {backbone}. Its router is stopped by its agent.");
-    let back = format!("/networks/backbones/{backbone}/sites/{name}");
-    Confirm::new(layout.title("Remove the site?"), question, "Remove site", back)
-}
-
-pub(super) async fn ask_remove_site(
-    State(it): State<Networks>,
-    layout: Layout,
-    Path((backbone, name)): Path<(String, String)>,
-) -> Result<Response> {
-    it.site(&mut *it.fleet.db.read().await?, &backbone, &name).await?;
-    remove_site_screen(layout, &backbone, &name).render()
-}
-
-pub(super) async fn remove_site(
-    State(it): State<Networks>,
-    caller: Caller,
-    layout: Layout,
-    Path((backbone, name)): Path<(String, String)>,
-    fields: Fields,
-) -> Result<Response> {
-    match it.remove_site(&caller.actor, &backbone, &name).await {
-        Ok(()) => Ok(redirect(&format!("/networks/backbones/{backbone}"), "The site is removed.")),
-        Err(error) => remove_site_screen(layout, &backbone, &name).refused(fields, error),
-    }
 }

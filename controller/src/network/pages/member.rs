@@ -8,7 +8,8 @@ use axum::{
 };
 
 use super::super::{
-    api::{self, Member, SiteClass, SiteStatus, owned},
+    api::{self, Allocation, Member, SiteClass, SiteStatus, owned},
+    model::{Choice, Word},
     service::Networks,
 };
 use crate::{
@@ -28,6 +29,7 @@ struct MemberPage {
     member: Member,
     classes: Vec<SiteClass>,
     status: SiteStatus,
+    allocations: Vec<Allocation>,
     fields: Fields,
 }
 
@@ -43,11 +45,13 @@ async fn page(
     let found = members.into_iter().find(|m| m.id == name || m.name == name && m.evicted_at.is_none());
     let member = found.ok_or_else(|| Error::not_found("site", &name))?;
     let Json(classes) = api::classes(State(it.clone()), caller.clone(), Path(network.clone())).await?;
-    let at = Path((network.clone(), member.id.clone()));
-    let Json(status) = api::member_status(State(it.clone()), caller, at).await?;
+    let at = || Path((network.clone(), member.id.clone()));
+    let Json(status) = api::member_status(State(it.clone()), caller.clone(), at()).await?;
+    let Json(allocations) = api::allocations(State(it.clone()), caller, at()).await?;
     let fields =
         fields.unwrap_or_else(|| Fields::filled([("name", member.name.clone()), ("class", member.class.clone())]));
-    Ok(MemberPage { layout: layout.title(member.name.clone()), network, member, classes, status, fields })
+    let layout = layout.title(member.name.clone());
+    Ok(MemberPage { layout, network, member, classes, status, allocations, fields })
 }
 
 pub(super) async fn show(
@@ -67,9 +71,27 @@ pub(super) async fn change(
     mut fields: Fields,
 ) -> Result<Response> {
     owned(&it, &mut *it.fleet.db.read().await?, &caller, &network).await?;
-    let (new_name, class) = (fields.text("name"), fields.text("class"));
-    match it.amend(&caller.actor, &network, &name, Some(new_name), Some(class)).await {
-        Ok(()) => Ok(redirect(&format!("/networks/net/{network}/members/{new_name}"), "Saved.")),
+    let text = |field: &str| fields.text(field).to_owned();
+    let result = match fields.text("do") {
+        "save" => it.amend(&caller.actor, &network, &name, Some(&text("name")), Some(&text("class"))).await,
+        "accept" | "decline" => {
+            let decided = async {
+                let said = Word {
+                    endpoint: text("endpoint"),
+                    generation: fields.number("generation")?,
+                    accept: text("do") == "accept",
+                    host: text("host"),
+                    port: fields.number_if_any("port")?.unwrap_or_default(),
+                };
+                it.decide(&caller.actor, &network, &name, &said).await
+            };
+            decided.await
+        }
+        other => Err(Error::invalid("do", format!("{other:?} is nothing that can be done here"))),
+    };
+    match result {
+        // By its id: its name may be another now.
+        Ok(()) => Ok(redirect(&layout.path, "Saved.")),
         Err(error) => {
             fields.refuse(error)?;
             render_refused(&page(&it, caller, layout, (network, name), Some(fields)).await?)

@@ -4,6 +4,7 @@ mod backbone;
 mod composition;
 mod member;
 mod network;
+mod removal;
 mod tables;
 
 use std::sync::Arc;
@@ -13,8 +14,8 @@ use axum::{Json, extract::State, response::Response};
 use http::Method;
 
 use super::{
-    api::{self, Backbone, Network, Rotation},
-    model::{Deployment, Membership, Phase, Times},
+    api::{self, Allocation, Backbone, Network, Rotation},
+    model::{Choice, Deployment, Membership, Phase, Times},
     rotation::Step,
     service::{Networks, NewNetwork},
     status::{self, Health, RouterState},
@@ -91,19 +92,29 @@ pub fn routes(networks: Networks) -> Routes {
         .page(post.clone(), "/networks/new-backbone", admin, make_backbone)
         .page(get.clone(), "/networks/backbones/{backbone}", Policy::viewer(), backbone::show)
         .page(post.clone(), "/networks/backbones/{backbone}", admin, backbone::act)
-        .page(get.clone(), "/networks/backbones/{backbone}/remove", admin, backbone::ask_remove)
-        .page(post.clone(), "/networks/backbones/{backbone}/remove", admin, backbone::remove)
         .page(get.clone(), "/networks/backbones/{backbone}/sites/{site}", operator, backbone::site)
         .page(post.clone(), "/networks/backbones/{backbone}/sites/{site}", admin, backbone::act_on_site)
-        .page(get.clone(), "/networks/backbones/{backbone}/sites/{site}/remove", admin, backbone::ask_remove_site)
-        .page(post.clone(), "/networks/backbones/{backbone}/sites/{site}/remove", admin, backbone::remove_site)
+        .page(post.clone(), "/networks/net/{network}/home", operator, network::home)
         .page(get.clone(), "/networks/tables/{table}", admin, tables::show)
         .page(get.clone(), "/networks/library", Policy::viewer(), composition::library)
         .page(get.clone(), "/networks/library/service", operator, composition::ask_service)
         .page(post.clone(), "/networks/library/service", operator, composition::service)
         .page(get.clone(), "/networks/library/image", operator, composition::ask_image)
         .page(post.clone(), "/networks/library/image", operator, composition::image);
-    net(routes).with_state(networks)
+    let removals = [
+        (admin, "/networks/backbones/{backbone}/remove"),
+        (admin, "/networks/backbones/{backbone}/sites/{site}/remove"),
+        (admin, "/networks/backbones/{backbone}/sites/{site}/access-points/{access_point}/remove"),
+        (admin, "/networks/backbones/{backbone}/links/{link}/remove"),
+        (own, "/networks/net/{network}/service-links/{service_link}/remove"),
+        (own, "/networks/net/{network}/endpoints/{endpoint}/remove"),
+        (operator, "/networks/library/services/{service}/remove"),
+        (operator, "/networks/library/images/{image}/remove"),
+    ];
+    let routes = removals.into_iter().fold(net(routes), |routes, (policy, path)| {
+        routes.page(get.clone(), path, policy, removal::ask).page(post.clone(), path, policy, removal::remove)
+    });
+    routes.with_state(networks)
 }
 
 /// What networks say on the first page.
@@ -256,6 +267,25 @@ impl Phase {
             Self::Over => ("over", Tone::Quiet),
         };
         Chip { word, tone }
+    }
+}
+
+impl Choice {
+    fn chip(self) -> Chip {
+        let (word, tone) = match self {
+            Self::Open => ("carried out", Tone::Good),
+            Self::Accepted => ("accepted", Tone::Good),
+            Self::Declined => ("declined", Tone::Quiet),
+            Self::Incomplete => ("lacks a host or port", Tone::Warn),
+        };
+        Chip { word, tone }
+    }
+}
+
+impl Allocation {
+    /// Whether its host or its port is left to the site.
+    fn is_open(&self) -> bool {
+        self.parts.iter().any(|p| p.host.is_empty() || p.port.is_none())
     }
 }
 

@@ -22,6 +22,10 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    fleet::{
+        agents::{self, Agent},
+        model::{Class, Labels},
+    },
     web::{
         Caller, Fields, Layout,
         page::{redirect, render, render_refused},
@@ -41,6 +45,8 @@ struct NetworkPage {
     endpoints: Vec<Endpoint>,
     status: NetworkStatus,
     rotation: Option<Rotation>,
+    /// Agents that may be its home.
+    homes: Vec<Agent>,
     fields: Fields,
 }
 
@@ -61,6 +67,13 @@ impl NetworkPage {
     fn rotating(&self) -> (bool, bool) {
         rotating(self.rotation.as_ref())
     }
+
+    /// What people call the agent that is its home; its id, once it is there for that no more.
+    fn home_name(&self) -> String {
+        let id = self.network.home.as_ref();
+        let agent = self.homes.iter().find(|a| Some(&a.id) == id);
+        agent.map(|a| a.name.clone()).or_else(|| id.map(ToString::to_string)).unwrap_or_default()
+    }
 }
 
 async fn page(it: &Networks, caller: &Caller, layout: Layout, name: String, fields: Fields) -> Result<NetworkPage> {
@@ -76,6 +89,7 @@ async fn page(it: &Networks, caller: &Caller, layout: Layout, name: String, fiel
     let mut conn = it.fleet.db.read().await?;
     let line = Line::Network(it.network(&mut conn, &name).await?);
     let rotation = api::rotation_of(it, &mut conn, &line).await?;
+    let homes = agents::select(&mut conn, Class::NetworkHome, &Labels::new()).await?;
     let layout = layout.title(name);
     Ok(NetworkPage {
         layout,
@@ -87,6 +101,7 @@ async fn page(it: &Networks, caller: &Caller, layout: Layout, name: String, fiel
         endpoints,
         status,
         rotation,
+        homes,
         fields,
     })
 }
@@ -118,12 +133,6 @@ pub(super) async fn act(
         "revoke" => {
             it.revoke_invitation(actor, &name, &text("invitation")).await.map(|()| "The invitation is revoked.")
         }
-        "remove_service_link" => {
-            it.remove_service_link(actor, &name, &text("service_link")).await.map(|()| "The service link is removed.")
-        }
-        "remove_endpoint" => {
-            it.remove_endpoint(actor, &name, &text("endpoint")).await.map(|()| "The endpoint is withdrawn everywhere.")
-        }
         "rotate" => it.rotate(actor, &line, DRAIN).await.map(|()| "The rotation has begun."),
         "pause" => it.pause_rotation(actor, &line, true).await.map(|()| "The rotation is held."),
         "resume" => it.pause_rotation(actor, &line, false).await.map(|()| "The rotation goes on."),
@@ -131,6 +140,23 @@ pub(super) async fn act(
     };
     match result {
         Ok(message) => Ok(redirect(&format!("/networks/net/{name}"), message)),
+        Err(error) => {
+            fields.refuse(error)?;
+            render_refused(&page(&it, &caller, layout, name, fields).await?)
+        }
+    }
+}
+
+pub(super) async fn home(
+    State(it): State<Networks>,
+    caller: Caller,
+    layout: Layout,
+    Path(name): Path<String>,
+    mut fields: Fields,
+) -> Result<Response> {
+    let agent = Some(fields.text("agent")).filter(|agent| !agent.is_empty());
+    match it.set_home(&caller.actor, &name, agent).await {
+        Ok(()) => Ok(redirect(&format!("/networks/net/{name}"), "The home is set.")),
         Err(error) => {
             fields.refuse(error)?;
             render_refused(&page(&it, &caller, layout, name, fields).await?)

@@ -4,7 +4,7 @@ use super::{
     super::{
         model::{AccessKind, BackboneId, MAX_SITES, backbone_line, check_host, check_name, check_port},
         plan::{Concern, PEER_PROFILE},
-        store::{self, AccessPointRow, BackboneRow, LinkRow, MemberRow, NetworkRow, Of, PortRow, SiteRow, UplinkRow},
+        store::{self, AccessPointRow, BackboneRow, LinkRow, SiteRow},
     },
     Networks, fresh, router_name, spell, word,
 };
@@ -74,24 +74,6 @@ impl Networks {
             .await
     }
 
-    /// Removes a backbone on which nothing stands.
-    pub async fn remove_backbone(&self, actor: &Actor, name: &str) -> Result<()> {
-        self.fleet
-            .db
-            .write(|mut tx| async move {
-                let row = self.lock_backbone(&mut tx, name).await?;
-                let sites: Vec<SiteRow> = store::by(&mut tx, "backbone_id", &row.id).await?;
-                let networks: Vec<NetworkRow> = store::by(&mut tx, "backbone_id", &row.id).await?;
-                let sites = sites.into_iter().map(|s| format!("site {}", s.name));
-                stands_on("the backbone", sites.chain(networks.into_iter().map(|n| format!("network {}", n.name))))?;
-                store::delete(&mut tx, "network_backbone", &row.id).await?;
-                self.fleet.certificates.retire_line(&mut tx, &backbone_line(&BackboneId(row.id)), true).await?;
-                tx.record(actor.change("backbone.removed", format!("network/backbone/{name}"))).await?;
-                tx.done(())
-            })
-            .await
-    }
-
     /// Makes an interior site.
     pub async fn create_site(&self, actor: &Actor, backbone: &str, name: &str) -> Result<SiteRow> {
         check_name("name", name)?;
@@ -147,30 +129,6 @@ impl Networks {
                 let (invitation, token) = self.fleet.invite_within(&mut tx, actor, &new).await?;
                 store::save_site_invitation(&mut tx, &site.id, &invitation.id).await?;
                 tx.done(token)
-            })
-            .await
-    }
-
-    /// Removes a site with its access points and links. Nothing may stand on them.
-    pub async fn remove_site(&self, actor: &Actor, backbone: &str, name: &str) -> Result<()> {
-        self.fleet
-            .db
-            .write(|mut tx| async move {
-                self.lock_backbone(&mut tx, backbone).await?;
-                let site = self.site(&mut tx, backbone, name).await?;
-                let points: Vec<AccessPointRow> = store::by(&mut tx, "site_id", &site.id).await?;
-                let links: Vec<LinkRow> = store::by(&mut tx, "site_id", &site.id).await?;
-                let points = points.into_iter().map(|p| format!("access point {}", p.name));
-                stands_on("the site", points.chain(links.into_iter().map(|l| format!("link {}", l.id))))?;
-                let seq = tx.record(actor.change("site.removed", site_subject(backbone, name))).await?;
-                if let Some(agent) = &site.agent_id {
-                    let (agent, key) = (AgentId(agent.clone()), super::site_key(&site.id));
-                    self.fleet.desired.withdraw(&mut tx, seq, &agent, &key).await?;
-                }
-                let subject = format!("site/{}/{PEER_PROFILE}", site.id);
-                self.fleet.certificates.revoke_subject(&mut tx, &subject).await?;
-                store::delete(&mut tx, "network_site", &site.id).await?;
-                tx.done(())
             })
             .await
     }
@@ -233,36 +191,6 @@ impl Networks {
             .await
     }
 
-    /// Removes an access point on which nothing stands.
-    pub async fn remove_access_point(&self, actor: &Actor, backbone: &str, site: &str, name: &str) -> Result<()> {
-        self.fleet
-            .db
-            .write(|mut tx| async move {
-                self.lock_backbone(&mut tx, backbone).await?;
-                let at = self.site(&mut tx, backbone, site).await?;
-                let points: Vec<AccessPointRow> = store::by(&mut tx, "site_id", &at.id).await?;
-                let point = points.into_iter().find(|p| p.name == name);
-                let point = point.ok_or_else(|| Error::not_found("access point", name))?;
-                let links: Vec<LinkRow> = store::by(&mut tx, "access_point_id", &point.id).await?;
-                let ports: Vec<PortRow> = store::by(&mut tx, "access_point_id", &point.id).await?;
-                let uplinks: Vec<UplinkRow> = store::by(&mut tx, "access_point_id", &point.id).await?;
-                let links = links.into_iter().map(|l| format!("link {}", l.id));
-                let networks: Vec<_> = ports.into_iter().map(|p| p.network_id).collect();
-                let networks: Vec<NetworkRow> = store::rows(&mut tx, Of::Each("id", &networks)).await?;
-                let ports = networks.into_iter().map(|n| format!("network {}", n.name));
-                let members: Vec<_> = uplinks.into_iter().map(|u| u.member_id).collect();
-                let members: Vec<MemberRow> = store::rows(&mut tx, Of::Each("id", &members)).await?;
-                let uplinks = members.into_iter().map(|m| format!("site {}", m.name));
-                stands_on("the access point", links.chain(ports).chain(uplinks))?;
-                store::delete(&mut tx, "network_access_point", &point.id).await?;
-                let subject = format!("{}/access-point/{name}", site_subject(backbone, site));
-                let seq = tx.record(actor.change("access_point.removed", subject)).await?;
-                self.push(&mut tx, seq, &Concern::sites([at.id.as_str()])).await?;
-                tx.done(())
-            })
-            .await
-    }
-
     /// Makes a link.
     pub async fn create_link(&self, actor: &Actor, backbone: &str, new: &NewLink) -> Result<LinkRow> {
         if !(1..=1_000_000).contains(&new.cost) {
@@ -295,29 +223,6 @@ impl Networks {
                 self.push(&mut tx, seq, &Concern::sites([from.id.as_str()])).await?;
                 tx.wake("network");
                 tx.done(row)
-            })
-            .await
-    }
-
-    /// Removes a link.
-    pub async fn remove_link(&self, actor: &Actor, backbone: &str, id: &str) -> Result<()> {
-        self.fleet
-            .db
-            .write(|mut tx| async move {
-                let on = self.lock_backbone(&mut tx, backbone).await?;
-                let link: Option<LinkRow> = store::one(&mut tx, "id", id).await?;
-                let site: Option<SiteRow> = match &link {
-                    Some(link) => store::one(&mut tx, "id", &link.site_id).await?,
-                    None => None,
-                };
-                let Some(site) = site.filter(|s| s.backbone_id == on.id) else {
-                    return Err(Error::not_found("link", id));
-                };
-                store::delete(&mut tx, "network_link", id).await?;
-                let subject = format!("network/backbone/{backbone}/link/{id}");
-                let seq = tx.record(actor.change("link.removed", subject)).await?;
-                self.push(&mut tx, seq, &Concern::sites([site.id.as_str()])).await?;
-                tx.done(())
             })
             .await
     }
@@ -385,15 +290,4 @@ pub(super) fn taken(error: sqlx::Error, what: &str, name: &str) -> Error {
         true => Error::Conflict(format!("{what} {name:?} exists already")),
         false => error.into(),
     }
-}
-
-/// Refuses a removal while something stands on what is to be removed, and names that.
-pub(super) fn stands_on(what: &str, standing: impl Iterator<Item = String>) -> Result<()> {
-    let names: Vec<_> = standing.collect();
-    if names.is_empty() {
-        return Ok(());
-    }
-    let (shown, more) = (names.iter().take(10).cloned().collect::<Vec<_>>().join(", "), names.len().saturating_sub(10));
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    Err(Error::Conflict(format!("{what} cannot go while others stand on it: {shown}{more}; remove them first")))
 }

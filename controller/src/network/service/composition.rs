@@ -13,13 +13,14 @@ use super::{
         },
     },
     Networks,
-    backbone::{stands_on, taken},
+    backbone::taken,
     fresh,
     network::subject,
     push::{self, endpoint},
     spell, word,
 };
 use crate::{
+    certificate::Certificates,
     domain::Ground,
     error::{Error, Result},
     fleet::model::AgentId,
@@ -151,42 +152,6 @@ impl Networks {
             .await
     }
 
-    /// Removes a service that nothing names.
-    pub async fn remove_service(&self, actor: &Actor, name: &str) -> Result<()> {
-        self.fleet
-            .db
-            .write(|mut tx| async move {
-                let offered: Vec<OfferedRow> = store::by(&mut tx, "service", name).await?;
-                let required: Vec<RequiredRow> = store::by(&mut tx, "service", name).await?;
-                let links: Vec<ServiceLinkRow> = store::by(&mut tx, "service", name).await?;
-                let images = offered.into_iter().map(|o| o.image).chain(required.into_iter().map(|r| r.image));
-                let images = images.map(|image| format!("image {image}"));
-                stands_on("the service", images.chain(links.into_iter().map(|l| format!("service link {}", l.name))))?;
-                if !store::delete_named(&mut tx, "network_service", name).await? {
-                    return Err(Error::not_found("service", name));
-                }
-                tx.record(actor.change("service.removed", format!("network/service/{name}"))).await?;
-                tx.done(())
-            })
-            .await
-    }
-
-    /// Removes an image that nothing runs.
-    pub async fn remove_image(&self, actor: &Actor, name: &str) -> Result<()> {
-        self.fleet
-            .db
-            .write(|mut tx| async move {
-                let users: Vec<EndpointRow> = store::by(&mut tx, "image", name).await?;
-                stands_on("the image", users.into_iter().map(|e| format!("process {}", e.name)))?;
-                if !store::delete_named(&mut tx, "network_image", name).await? {
-                    return Err(Error::not_found("image", name));
-                }
-                tx.record(actor.change("image.removed", format!("network/image/{name}"))).await?;
-                tx.done(())
-            })
-            .await
-    }
-
     // --- composition ---
 
     /// Makes a service link, or changes it.
@@ -232,30 +197,6 @@ impl Networks {
             .await
     }
 
-    /// Removes a service link to which nothing is attached.
-    pub async fn remove_service_link(&self, actor: &Actor, network: &str, name: &str) -> Result<()> {
-        self.fleet
-            .db
-            .write(|mut tx| async move {
-                let on = self.lock_network(&mut tx, network).await?;
-                let links: Vec<ServiceLinkRow> = store::by(&mut tx, "network_id", &on.id).await?;
-                let link = links.into_iter().find(|l| l.name == name);
-                let link = link.ok_or_else(|| Error::not_found("service link", name))?;
-                let attached: Vec<AttachmentRow> = store::by(&mut tx, "service_link_id", &link.id).await?;
-                let ids: Vec<_> = attached.into_iter().map(|a| a.endpoint_id).collect();
-                let endpoints: Vec<EndpointRow> =
-                    store::rows(&mut tx, store::Of::Each("network_endpoint.id", &ids)).await?;
-                stands_on("the service link", endpoints.into_iter().map(|e| format!("{} {}", e.kind, e.name)))?;
-                store::delete(&mut tx, "network_service_link", &link.id).await?;
-                let at = format!("{}/service-link/{name}", subject(network));
-                let seq = tx.record(actor.change("service_link.removed", at)).await?;
-                let concern = Concern::of_network(&mut tx, &on.id).await?;
-                self.push(&mut tx, seq, &concern).await?;
-                tx.done(())
-            })
-            .await
-    }
-
     /// Makes an endpoint, or changes it: the sites it is allocated to, those that join later included, get it.
     pub async fn save_endpoint(&self, actor: &Actor, network: &str, new: &NewEndpoint) -> Result<()> {
         check_name("name", &new.name)?;
@@ -286,20 +227,29 @@ impl Networks {
             .await
     }
 
-    /// Removes an endpoint: it is withdrawn everywhere.
-    pub async fn remove_endpoint(&self, actor: &Actor, network: &str, name: &str) -> Result<()> {
+    /// What is allocated to a member, and what was made of it.
+    pub async fn allocated(&self, conn: &mut Conn, member: &MemberRow) -> Result<Vec<plan::Allocated>> {
+        let Some(agent) = &member.agent_id else { return Ok(Vec::new()) };
+        let concern = Concern::member(&member.id);
+        let snapshot = push::load(conn, &self.fleet.certificates, &concern).await?;
+        let site = plan::plan(&snapshot, &concern).remove(&AgentId(agent.clone()));
+        Ok(site.map(|site| site.endpoints).unwrap_or_default())
+    }
+
+    /// Accepts or declines an endpoint at one site in the place of its participants. `said` names it as people do.
+    pub async fn decide(&self, actor: &Actor, network: &str, member: &str, said: &Word) -> Result<()> {
         self.fleet
             .db
             .write(|mut tx| async move {
                 let on = self.lock_network(&mut tx, network).await?;
+                let member = self.member(&mut tx, &on, member).await?;
+                if word::<Membership>(&member.membership)? != Membership::Member {
+                    return Err(Error::Conflict("the site does not belong to the network".into()));
+                }
                 let there: Vec<EndpointRow> = store::by(&mut tx, "network_id", &on.id).await?;
-                let row = there.into_iter().find(|e| e.name == name);
-                let row = row.ok_or_else(|| Error::not_found("endpoint", name))?;
-                let concern = self.concern_of(&mut tx, &row).await?;
-                store::delete(&mut tx, "network_endpoint", &row.id).await?;
-                let at = format!("{}/endpoint/{name}", subject(network));
-                let seq = tx.record(actor.change("endpoint.removed", at)).await?;
-                self.push(&mut tx, seq, &concern).await?;
+                let row = there.into_iter().find(|e| e.name == said.endpoint);
+                let row = row.ok_or_else(|| Error::not_found("endpoint", &said.endpoint))?;
+                keep_decision(&mut tx, &self.fleet.certificates, actor, (&on, &member, &row), said).await?;
                 tx.done(())
             })
             .await
@@ -379,7 +329,7 @@ impl Networks {
     }
 
     /// The members that an endpoint is allocated to.
-    async fn concern_of(&self, tx: &mut Tx, row: &EndpointRow) -> Result<Concern> {
+    pub(super) async fn concern_of(&self, tx: &mut Tx, row: &EndpointRow) -> Result<Concern> {
         let members: Vec<MemberRow> = store::by(tx, "network_id", &row.network_id).await?;
         let is_at = |m: &MemberRow| row.member_id.as_ref() == Some(&m.id) || row.class.as_ref() == Some(&m.class);
         let members = members.into_iter().filter(is_at).map(|m| m.id.as_str().into()).collect();
@@ -398,45 +348,53 @@ pub(super) async fn decide(ground: &Ground, agent: &AgentId, member: &str, said:
             let network: Option<NetworkRow> = store::one(&mut tx, "id", &member.network_id).await?;
             let network = network.ok_or_else(denied)?;
             store::lock_backbone(&mut tx, &network.backbone_id).await?;
-            let found: Vec<EndpointRow> = store::by(&mut tx, "network_endpoint.id", &said.endpoint).await?;
-            let is_at =
-                |e: &EndpointRow| e.member_id.as_ref() == Some(&member.id) || e.class.as_ref() == Some(&member.class);
-            let is_own = |e: &EndpointRow| e.network_id == network.id && is_at(e);
-            let Some(row) = found.into_iter().find(is_own) else {
-                return Err(Error::not_found("endpoint", &said.endpoint));
-            };
             if word::<Membership>(&member.membership)? != Membership::Member {
                 return Err(denied());
             }
-            if row.generation != said.generation {
-                return Err(Error::Conflict("it has changed since you saw it; look at it again".into()));
-            }
-            if !said.host.is_empty() {
-                check_host("host", &said.host)?;
-            }
-            if said.port != 0 {
-                check_port("port", said.port)?;
-            }
-            let decision = DecisionRow {
-                member_id: member.id.clone(),
-                endpoint_id: row.id.clone(),
-                generation: said.generation,
-                accepted: i64::from(said.accept),
-                host: said.host.clone(),
-                port: said.port,
-                at: tx.now(),
-            };
-            store::save_decision(&mut tx, &decision).await?;
-            let choice = if said.accept { Choice::Accepted } else { Choice::Declined };
-            let after = serde_json::json!({"choice": choice, "host": said.host, "port": said.port});
-            let at = format!("{}/endpoint/{}", super::network::member_subject(&network.name, &member.id), row.name);
-            let seq = tx.record(Actor::agent(agent).change("endpoint.decided", at).after(after)).await?;
-            let members = [member.id.as_str().into()].into();
-            let concern = Concern { members, ..Concern::default() };
-            push::push(&mut tx, &ground.certificates, seq, &concern).await?;
+            let found: Option<EndpointRow> = store::one(&mut tx, "network_endpoint.id", &said.endpoint).await?;
+            let row = found.filter(|e| e.network_id == network.id);
+            let row = row.ok_or_else(|| Error::not_found("endpoint", &said.endpoint))?;
+            keep_decision(&mut tx, &ground.certificates, &Actor::agent(agent), (&network, &member, &row), said).await?;
             tx.done(())
         })
         .await
+}
+
+/// Keeps what was said of an endpoint at one site, and has the site carry it out.
+async fn keep_decision(
+    tx: &mut Tx,
+    certificates: &Certificates,
+    actor: &Actor,
+    (network, member, row): (&NetworkRow, &MemberRow, &EndpointRow),
+    said: &Word,
+) -> Result<()> {
+    if row.member_id.as_ref() != Some(&member.id) && row.class.as_ref() != Some(&member.class) {
+        return Err(Error::not_found("endpoint at this site", &row.name));
+    }
+    if row.generation != said.generation {
+        return Err(Error::Conflict("it has changed since you saw it; look at it again".into()));
+    }
+    if !said.host.is_empty() {
+        check_host("host", &said.host)?;
+    }
+    if said.port != 0 {
+        check_port("port", said.port)?;
+    }
+    let decision = DecisionRow {
+        member_id: member.id.clone(),
+        endpoint_id: row.id.clone(),
+        generation: said.generation,
+        accepted: i64::from(said.accept),
+        host: said.host.clone(),
+        port: said.port,
+        at: tx.now(),
+    };
+    store::save_decision(tx, &decision).await?;
+    let choice = if said.accept { Choice::Accepted } else { Choice::Declined };
+    let after = serde_json::json!({"choice": choice, "host": said.host, "port": said.port});
+    let at = format!("{}/endpoint/{}", super::network::member_subject(&network.name, &member.id), row.name);
+    let seq = tx.record(actor.change("endpoint.decided", at).after(after)).await?;
+    push::push(tx, certificates, seq, &Concern::member(&member.id)).await
 }
 
 /// Where an endpoint is to be: a class, or a site.

@@ -6,6 +6,7 @@ mod composition;
 mod join;
 mod network;
 mod push;
+mod removal;
 mod rotation;
 mod status;
 
@@ -24,6 +25,7 @@ pub use network::{NewInvitation, NewNetwork, times_of};
 #[cfg(test)]
 pub use push::load;
 pub use push::site_key;
+pub use removal::What;
 pub use rotation::Line;
 pub use status::{Standings, standings};
 

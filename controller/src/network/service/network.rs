@@ -15,6 +15,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     fleet::{
+        agents,
         model::{AgentId, Class, Labels},
         service,
     },
@@ -112,6 +113,25 @@ impl Networks {
             .await
     }
 
+    /// Gives a network its home: the host of an agent that is there for it, by name or id; none: the controller's host.
+    pub async fn set_home(&self, actor: &Actor, name: &str, agent: Option<&str>) -> Result<()> {
+        self.fleet
+            .db
+            .write(|mut tx| async move {
+                let row = self.lock_network(&mut tx, name).await?;
+                let home = match agent {
+                    Some(agent) => Some(home_agent(&mut tx, agent).await?),
+                    None => None,
+                };
+                let home = home.as_ref().map(|id| id.0.as_str());
+                store::save_home(&mut tx, &row.id, home).await?;
+                let after = serde_json::json!({"agent": home});
+                tx.record(actor.change("network.home_changed", subject(name)).after(after)).await?;
+                tx.done(())
+            })
+            .await
+    }
+
     /// Ends a network now. Its links are cut; it is removed when its delete delay is over.
     pub async fn end_network(&self, actor: &Actor, name: &str) -> Result<()> {
         self.fleet
@@ -144,7 +164,7 @@ impl Networks {
             let was: Phase = word(&row.phase)?;
             row.phase = spell(&phase);
             if phase == Phase::Over {
-                return self.remove_network(tx, generation, row).await;
+                return self.remove_network(tx, row).await;
             }
             store::save_network(tx, row).await?;
             if phase == Phase::Ended && was != phase {
@@ -161,21 +181,25 @@ impl Networks {
         })
     }
 
-    /// Removes a network whose time is over, with all that is under it; its sites' agents lose their identities.
-    async fn remove_network(&self, tx: &mut Tx, generation: i64, row: &NetworkRow) -> Result<()> {
+    /// Removes a network with all that is under it; its sites' agents lose their identities.
+    pub(super) async fn remove_network(&self, tx: &mut Tx, row: &NetworkRow) -> Result<()> {
+        let seq = tx.record(Actor::controller().change("network.removed", subject(&row.name))).await?;
         let concern = Concern::of_network(tx, &row.id).await?;
         let members: Vec<MemberRow> = store::by(tx, "network_id", &row.id).await?;
         for member in &members {
-            self.let_go(tx, generation, member, "its application network is over").await?;
+            self.let_go(tx, seq, member, "its application network is over").await?;
+            store::delete(tx, "network_profile", &[("owner", &member.id)]).await?;
         }
         let invitations: Vec<InvitationRow> = store::by(tx, "network_id", &row.id).await?;
         for invitation in invitations {
             let id = invitation.id.as_str().into();
             self.fleet.revoke_invitation_within(tx, &Actor::controller(), &id).await?;
         }
-        store::delete(tx, "network_network", &row.id).await?;
-        self.fleet.certificates.retire_line(tx, &network_line(&NetworkId(row.id.clone())), true).await?;
-        let seq = tx.record(Actor::controller().change("network.removed", subject(&row.name))).await?;
+        let id = NetworkId(row.id.clone());
+        store::delete(tx, "network_profile", &[("name", &member_profile(&id))]).await?;
+        store::delete(tx, "network_network", &[("id", &row.id)]).await?;
+        store::end_rotation(tx, &network_line(&id)).await?;
+        self.fleet.certificates.retire_line(tx, &network_line(&id), true).await?;
         self.push(tx, seq, &Concern { members: Default::default(), ..concern }).await?;
         tx.wake("network");
         Ok(())
@@ -424,6 +448,17 @@ impl Networks {
         store::lock_backbone(tx, &row.backbone_id).await?;
         self.network(tx, name).await
     }
+}
+
+async fn home_agent(conn: &mut Conn, wanted: &str) -> Result<AgentId> {
+    let there = agents::select(conn, Class::NetworkHome, &Labels::new()).await?;
+    if let Some(agent) = there.iter().find(|a| a.id.0 == wanted || a.name == wanted) {
+        return Ok(agent.id.clone());
+    }
+    let names: Vec<_> = there.iter().map(|a| a.name.as_str()).collect();
+    let there =
+        if names.is_empty() { "there is none yet".to_owned() } else { format!("there are {}", names.join(", ")) };
+    Err(Error::invalid("agent", format!("{wanted:?} is no agent of class network-home in good standing; {there}")))
 }
 
 /// When a network lives.

@@ -44,6 +44,11 @@ impl Concern {
         Self { sites: ids.into_iter().map(SiteId::from).collect(), members: BTreeSet::new() }
     }
 
+    /// One member alone.
+    pub fn member(id: &str) -> Self {
+        Self { sites: BTreeSet::new(), members: [MemberId(id.into())].into() }
+    }
+
     /// Everything that a member's coming or going concerns: itself, and the sites it hangs on.
     pub async fn of_members(conn: &mut Conn, members: &[String]) -> Result<Self> {
         let uplinks: Vec<UplinkRow> = store::rows(conn, Of::Each("member_id", members)).await?;
@@ -65,6 +70,12 @@ impl Concern {
             sites: points.into_iter().map(|p| SiteId(p.site_id)).collect(),
             members: members.into_iter().map(|m| MemberId(m.id)).collect(),
         })
+    }
+
+    /// This and another.
+    pub fn extend(&mut self, other: Self) {
+        self.sites.extend(other.sites);
+        self.members.extend(other.members);
     }
 
     /// Everything there is.

@@ -2,7 +2,7 @@
 
 use sqlx::FromRow;
 
-use super::{AttachmentRow, DecisionRow, EndpointRow, ServiceLinkRow, Table};
+use super::{AttachmentRow, DecisionRow, EndpointRow, ServiceLinkRow, Table, delete};
 use crate::{
     error::Result,
     platform::db::{Conn, query},
@@ -84,7 +84,7 @@ pub async fn save_image(
         .execute(&mut *conn)
         .await?;
     for table in ["network_offered_service", "network_required_service"] {
-        query(format!("delete from {table} where image = $1")).bind(row.name.clone()).execute(&mut *conn).await?;
+        delete(conn, table, &[("image", &row.name)]).await?;
     }
     for it in offered {
         query("insert into network_offered_service (image, service, port) values ($1, $2, $3)".into())
@@ -102,12 +102,6 @@ pub async fn save_image(
             .await?;
     }
     Ok(())
-}
-
-/// Removes the row of the library that has this name. False: there is none.
-pub async fn delete_named(conn: &mut Conn, table: &'static str, name: &str) -> sqlx::Result<bool> {
-    let gone = query(format!("delete from {table} where name = $1")).bind(name.to_owned()).execute(conn).await?;
-    Ok(gone.rows_affected() == 1)
 }
 
 // === composition ===

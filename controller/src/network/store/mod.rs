@@ -73,6 +73,13 @@ pub struct NetworkRow {
     pub version: i64,
 }
 
+/// A network's home as stored.
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
+pub struct HomeRow {
+    pub network_id: String,
+    pub agent_id: Option<String>,
+}
+
 /// A member site as stored.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct MemberRow {
@@ -231,6 +238,7 @@ tables! {
     LinkRow: "select id, access_point_id, site_id, cost, created_at, version from network_link", "id";
     NetworkRow: "select id, backbone_id, name, owner, tenant, starts_at, ends_at, delete_delay, phase, created_at, \
         version from network_network", "name";
+    HomeRow: "select network_id, agent_id from network_home", "network_id";
     MemberRow: "select id, network_id, invitation_id, agent_id, name, router, class, membership, joined_at, \
         evicted_at, version from network_member", "network_id, name";
     UplinkRow: "select member_id, access_point_id, priority from network_uplink", "member_id, priority, access_point_id";
@@ -335,10 +343,12 @@ pub async fn insert_link(conn: &mut Conn, row: &LinkRow) -> sqlx::Result<()> {
     Ok(())
 }
 
-/// Removes the row of a table that has this id. False: there is none.
-pub async fn delete(conn: &mut Conn, table: &'static str, id: &str) -> Result<bool> {
-    let gone = query(format!("delete from {table} where id = $1")).bind(id.to_owned()).execute(conn).await?;
-    Ok(gone.rows_affected() == 1)
+/// Removes the rows of a table that have these values in these columns.
+pub async fn delete(conn: &mut Conn, table: &'static str, key: &[(&'static str, &str)]) -> Result<()> {
+    let wheres: Vec<_> = key.iter().zip(1..).map(|((column, _), n)| format!("{column} = ${n}")).collect();
+    let text = format!("delete from {table} where {}", wheres.join(" and "));
+    key.iter().fold(query(text), |q, (_, value)| q.bind((*value).to_owned())).execute(conn).await?;
+    Ok(())
 }
 
 // === application networks ===
@@ -357,8 +367,16 @@ pub async fn insert_network(conn: &mut Conn, row: &NetworkRow) -> sqlx::Result<(
         .bind(row.delete_delay)
         .bind(row.phase.clone())
         .bind(row.created_at)
-        .execute(conn)
+        .execute(&mut *conn)
         .await?;
+    query("insert into network_home (network_id) values ($1)".into()).bind(row.id.clone()).execute(conn).await?;
+    Ok(())
+}
+
+/// Keeps whose host a network's home is; none: the controller's.
+pub async fn save_home(conn: &mut Conn, network: &str, agent: Option<&str>) -> Result<()> {
+    let text = "update network_home set agent_id = $1 where network_id = $2";
+    query(text.into()).bind(agent.map(str::to_owned)).bind(network.to_owned()).execute(conn).await?;
     Ok(())
 }
 

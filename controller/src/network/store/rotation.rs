@@ -5,7 +5,7 @@ use sqlx::FromRow;
 use super::{Table, by};
 use crate::{
     error::Result,
-    platform::db::{Conn, query},
+    platform::db::{Conn, Tx, query},
 };
 
 /// The replacement of a line's authority as stored.
@@ -72,5 +72,12 @@ pub async fn save_rotation(conn: &mut Conn, row: &RotationRow) -> Result<()> {
         .bind(row.id.clone())
         .execute(conn)
         .await?;
+    Ok(())
+}
+
+/// Ends the rotation of a line that is no more.
+pub async fn end_rotation(tx: &mut Tx, line: &str) -> Result<()> {
+    let text = "update network_rotation set finished_at = $1 where line = $2 and finished_at is null";
+    query(text.into()).bind(tx.now()).bind(line.to_owned()).execute(&mut **tx).await?;
     Ok(())
 }

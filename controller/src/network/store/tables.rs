@@ -14,6 +14,7 @@ pub const TABLES: &[(&str, &str, &str)] = &[
     ("access-points", "network_access_point", "site_id, name"),
     ("links", "network_link", "id"),
     ("networks", "network_network", "name"),
+    ("homes", "network_home", "network_id"),
     ("classes", "network_class", "network_id, name"),
     ("invitations", "network_invitation", "id"),
     ("edge-links", "network_edge_link", "invitation_id, access_point_id"),

@@ -7,8 +7,8 @@ use crate::{
     fleet::model::{AgentId, Class},
     network::{
         Networks,
-        model::{Distribution, EndpointKind, Scope},
-        service::{Image, NewEndpoint, NewServiceLink},
+        model::{Choice, Distribution, EndpointKind, Scope, Word},
+        service::{Image, NewEndpoint, NewServiceLink, What},
         store::{EndpointRow, MemberRow, ServiceRow},
     },
     testing::{engines, settle_joined},
@@ -34,7 +34,7 @@ fn link(name: &str) -> NewServiceLink {
     }
 }
 
-fn endpoint(name: &str, kind: EndpointKind) -> NewEndpoint {
+pub(super) fn endpoint(name: &str, kind: EndpointKind) -> NewEndpoint {
     NewEndpoint {
         name: name.into(),
         kind,
@@ -49,7 +49,7 @@ fn endpoint(name: &str, kind: EndpointKind) -> NewEndpoint {
 }
 
 /// The network `shop` with the service link `web`, an image that offers it, and `count` sites of the class `gold`.
-async fn shop(url: &str, count: usize) -> (Networks, Vec<AgentId>) {
+pub(super) async fn shop(url: &str, count: usize) -> (Networks, Vec<AgentId>) {
     let it = home(url).await;
     for site in ["paris", "berlin"] {
         seat(&it, site).await;
@@ -102,7 +102,7 @@ async fn what_is_allocated_to_a_class_reaches_each_of_its_sites_and_those_that_j
             assert_eq!(site.endpoints.len(), 2);
         }
         let before = document(&it, &late).await.expect("told").encode_to_vec();
-        it.remove_endpoint(&ada(), "shop", "door").await.expect("removed");
+        it.remove(&ada(), &What::Endpoint("shop".into(), "door".into()), None).await.expect("removed");
         let after = document(&it, &late).await.expect("told");
         assert!(after.tcp_listeners.is_empty() && after.encode_to_vec() != before, "it is withdrawn everywhere");
         it.save_class(&ada(), "shop", "tin", "").await.expect("a class");
@@ -154,6 +154,36 @@ async fn a_site_completes_or_declines_what_it_saw_and_nothing_newer() {
 }
 
 #[tokio::test]
+async fn an_owner_decides_in_the_place_of_participants_about_what_was_seen() {
+    for url in engines() {
+        let (it, agents) = shop(&url, 1).await;
+        it.save_endpoint(&ada(), "shop", &endpoint("far", EndpointKind::Egress)).await.expect("an egress");
+        let member = rows::<MemberRow>(&it).await.remove(0);
+        let allocated = || async {
+            let mut conn = it.fleet.db.read().await.expect("a connection");
+            it.allocated(&mut conn, &member).await.expect("allocated").remove(0)
+        };
+        let seen = allocated().await;
+        assert_eq!((seen.choice, seen.name.as_str()), (Choice::Incomplete, "far"));
+        let say = |generation: i64, host: &str| {
+            let said = Word { endpoint: "far".into(), generation, accept: true, host: host.into(), port: 5432 };
+            let (it, member) = (&it, &member.name);
+            async move { it.decide(&ada(), "shop", member, &said).await }
+        };
+        assert!(field(say(seen.generation - 1, "db.test").await).contains("changed since you saw it"));
+        assert_eq!(field(say(seen.generation, "no host").await), "host");
+        say(seen.generation, "db.test").await.expect("decided");
+        assert_eq!(allocated().await.choice, Choice::Accepted);
+        let site = document(&it, &agents[0]).await.expect("told");
+        assert_eq!(site.tcp_connectors[0].host, "db.test");
+        it.save_class(&ada(), "shop", "tin", "").await.expect("a class");
+        it.amend(&ada(), "shop", &member.name, None, Some("tin")).await.expect("another class");
+        let elsewhere = say(seen.generation, "db.test").await;
+        assert!(matches!(elsewhere, Err(Error::NotFound { .. })), "{elsewhere:?}");
+    }
+}
+
+#[tokio::test]
 async fn what_cannot_be_composed_is_refused_by_name_and_changes_nothing() {
     for url in engines() {
         let (it, agents) = shop(&url, 1).await;
@@ -177,9 +207,6 @@ async fn what_cannot_be_composed_is_refused_by_name_and_changes_nothing() {
         assert_eq!(field(it.save_service_link(&ada(), "shop", &unknown).await), "service");
         let twice = NewServiceLink { address: "web".into(), scope: Scope::Site, ..link("again") };
         assert_eq!(field(it.save_service_link(&ada(), "shop", &twice).await), "address", "one address, two scopes");
-        assert!(field(it.remove_service_link(&ada(), "shop", "web").await).contains("process server"));
-        assert!(field(it.remove_image(&ada(), "server").await).contains("process server"));
-        assert!(field(it.remove_service(&ada(), "web").await).contains("image server"));
         assert_eq!(document(&it, &agents[0]).await, before);
         assert_eq!(rows::<EndpointRow>(&it).await.len(), 1);
     }

@@ -20,13 +20,13 @@ use crate::{
         model::{AccessKind, Membership, Phase, Times},
         plan::{Concern, PEER_PROFILE, UPLINK_PROFILE, member_profile, plan},
         service::{NewAccessPoint, NewInvitation, NewLink, NewNetwork, load, spell},
-        store::{self, MemberRow, NetworkRow, Of, SiteRow},
+        store::{self, HomeRow, MemberRow, NetworkRow, Of, SiteRow},
     },
     platform::{
         events::{Actor, Source},
         reconcile::Reconciler,
     },
-    testing::{engines, fresh, house, settle_joined},
+    testing::{engines, fresh, house, settle_agent, settle_joined},
 };
 
 const HOUR: i64 = 3_600_000;
@@ -266,6 +266,26 @@ async fn a_network_starts_ends_and_goes_at_its_times() {
 }
 
 #[tokio::test]
+async fn a_network_has_a_home_the_controllers_host_or_that_of_an_agent_that_is_there_for_it() {
+    for url in engines() {
+        let it = home(&url).await;
+        network(&it, "shop", from_now(&it)).await.expect("a network");
+        let agent = || async { rows::<HomeRow>(&it).await.remove(0).agent_id };
+        assert_eq!(agent().await, None);
+        let host = settle_agent(&it.fleet, "helsinki", Class::NetworkHome, &[]).await;
+        settle_agent(&it.fleet, "elsewhere", Class::StagingHost, &[]).await;
+        for wrong in ["elsewhere", "nowhere", ""] {
+            let refused = it.set_home(&ada(), "shop", Some(wrong)).await.expect_err("refused").to_string();
+            assert!(refused.starts_with("agent: ") && refused.contains("network-home"), "{refused}");
+        }
+        it.set_home(&ada(), "shop", Some(&host.0)).await.expect("set");
+        assert_eq!(agent().await, Some(host.0));
+        it.set_home(&ada(), "shop", None).await.expect("set");
+        assert_eq!(agent().await, None);
+    }
+}
+
+#[tokio::test]
 async fn what_cannot_be_is_refused_by_name_and_changes_nothing() {
     for url in engines() {
         let it = home(&url).await;
@@ -283,8 +303,6 @@ async fn what_cannot_be_is_refused_by_name_and_changes_nothing() {
         let wrong_kind = NewLink { access_point: "edge".into(), ..link("berlin", "paris", 3) };
         assert_eq!(field(it.create_link(&ada(), "bb", &wrong_kind).await.map(drop)), "access_point");
         assert_eq!(field(point(&it, "late", AccessKind::Member, 6001, 5).await), "port");
-        assert!(field(it.remove_site(&ada(), "bb", "paris").await).contains("access point edge"));
-        assert!(field(it.remove_backbone(&ada(), "bb").await).contains("site berlin"));
         let now = it.fleet.db.clock().now();
         let past = Times { starts_at: now, ends_at: Some(now - HOUR), delete_delay: 0 };
         assert_eq!(field(network(&it, "old", past).await.map(drop)), "ends_at");
