@@ -130,6 +130,18 @@ impl Error {
         Self::Invalid { field: field.into(), message: message.into() }
     }
 
+    /// The same about a field that is called otherwise here: pairs of its name there and its name here.
+    #[must_use]
+    pub fn renamed(self, names: &[(&str, &str)]) -> Self {
+        match self {
+            Self::Invalid { field, message } => {
+                let name = names.iter().find(|(there, _)| *there == field).map_or(field.as_str(), |(_, here)| here);
+                Self::invalid(name, message)
+            }
+            other => other,
+        }
+    }
+
     /// Nothing of that name.
     pub fn not_found(what: &'static str, name: impl Into<String>) -> Self {
         Self::NotFound { what, name: name.into() }

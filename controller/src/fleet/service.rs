@@ -102,6 +102,30 @@ impl Fleet {
         Ok((row, token::format(&token)))
     }
 
+    /// Changes how many may join by an invitation and until when, as a part of something larger.
+    pub async fn extend_invitation_within(
+        &self,
+        tx: &mut Tx,
+        actor: &Actor,
+        id: &InvitationId,
+        (max_uses, deadline): (i64, i64),
+    ) -> Result<()> {
+        let row = store::fetch_invitation(tx, id).await?.ok_or_else(|| Error::not_found("invitation", &id.0))?;
+        check_terms(max_uses, deadline - tx.now())?;
+        if row.revoked_at.is_some() {
+            return Err(Error::Conflict("the invitation is revoked; make another".into()));
+        }
+        if !store::save_invitation_terms(tx, id, max_uses, deadline).await? {
+            let text = format!("{} joined by it already; it cannot admit fewer", row.used);
+            return Err(Error::invalid("max_uses", text));
+        }
+        let before = serde_json::json!({"max_uses": row.max_uses, "deadline": row.deadline});
+        let after = serde_json::json!({"max_uses": max_uses, "deadline": deadline});
+        let change = actor.change("invitation.changed", format!("invitation/{id}"));
+        tx.record(change.before(before).after(after)).await?;
+        Ok(())
+    }
+
     /// Revokes an invitation. Those who joined by it stay.
     pub async fn revoke_invitation(&self, actor: &Actor, id: &InvitationId) -> Result<()> {
         self.db
@@ -298,14 +322,19 @@ fn check_invitation(new: &NewInvitation) -> Result<()> {
     if new.name.is_empty() || new.name.len() > 200 {
         return Err(Error::invalid("name", "a name has 1 to 200 characters"));
     }
-    if !(1..=100_000).contains(&new.max_uses) {
-        return Err(Error::invalid("max_uses", "an invitation admits 1 to 100000 agents"));
-    }
-    if !(60_000..=MAX_OPEN).contains(&new.life) {
-        return Err(Error::invalid("expires_in_seconds", "an invitation is open for a minute to a year"));
-    }
+    check_terms(new.max_uses, new.life)?;
     if new.for_agent.is_some() && new.max_uses != 1 {
         return Err(Error::invalid("max_uses", "an invitation that brings an identity back admits one agent"));
+    }
+    Ok(())
+}
+
+fn check_terms(max_uses: i64, life: i64) -> Result<()> {
+    if !(1..=100_000).contains(&max_uses) {
+        return Err(Error::invalid("max_uses", "an invitation admits 1 to 100000 agents"));
+    }
+    if !(60_000..=MAX_OPEN).contains(&life) {
+        return Err(Error::invalid("expires_in_seconds", "an invitation is open for a minute to a year"));
     }
     Ok(())
 }

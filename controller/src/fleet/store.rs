@@ -133,6 +133,14 @@ pub async fn save_invitation_revoked(conn: &mut Conn, id: &InvitationId, now: i6
     Ok(done.rows_affected() == 1)
 }
 
+/// Keeps how many may join by an invitation and until when. False: it is revoked, or more have joined.
+pub async fn save_invitation_terms(conn: &mut Conn, id: &InvitationId, max_uses: i64, deadline: i64) -> Result<bool> {
+    let text =
+        "update fleet_invitation set max_uses = $1, deadline = $2 where id = $3 and revoked_at is null and used <= $1";
+    let done = sqlx::query(text).bind(max_uses).bind(deadline).bind(id.0.clone()).execute(conn).await?;
+    Ok(done.rows_affected() == 1)
+}
+
 /// Who enrolled with this key by this invitation, and when.
 pub async fn find_enrolment(conn: &mut Conn, invitation: &str, key_hash: &str) -> Result<Option<(String, i64)>> {
     let text = "select agent_id, at from fleet_enrolment where invitation_id = $1 and key_hash = $2";

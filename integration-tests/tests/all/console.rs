@@ -262,8 +262,28 @@ async fn a_backbone_and_a_network_on_it_are_made_by_mouse() {
                 ("network-endpoint", "/networks/net/shop/endpoint"),
                 ("library", "/networks/library"),
                 ("network-tables", "/networks/tables/access-points"),
+                ("backbone-remove", "/networks/backbones/europe/remove"),
             ],
         );
+
+        browser.go(&format!("{api}/networks/net/shop"));
+        browser.follow("a[href*='/invitations/']");
+        browser.fill("#limit", "0");
+        browser.follow("form#change-invitation button[value=change]");
+        browser.wait_for(".mistake", "1 to 100000");
+        browser.fill("#limit", "5");
+        browser.shot("network-invitation");
+        browser.follow("form#change-invitation button[value=change]");
+        browser.wait_for("main", "0 of 5");
+
+        browser.go(&format!("{api}/networks/backbones/europe/sites/paris"));
+        browser.follow("a[href$='/access-points/peers/remove']");
+        browser.wait_for(".losses", "link berlin → paris");
+        browser.follow("form#confirm a");
+        browser.go(&format!("{api}/networks/backbones/europe/remove"));
+        browser.wait_for(".losses", "network shop with all that is under it");
+        browser.follow("form#confirm button[name=confirm]");
+        browser.wait_for("main", "No backbones yet");
     });
     walk.await.expect("the walk ends well");
 }

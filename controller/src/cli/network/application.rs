@@ -149,6 +149,19 @@ pub(crate) enum Invitation {
         #[command(flatten)]
         how: install::How,
     },
+    /// Change how many may join by an invitation and until when; what is not said stays
+    #[command(after_help = "Example:\n  muster network invitation change shop/01JB6Q --uses 30 --deadline +7d")]
+    Change {
+        /// Network and the invitation's id
+        #[arg(value_name = "NETWORK/ID", value_parser = words::pair)]
+        at: Pair,
+        /// Until when they may join
+        #[arg(long, value_name = "TIME", value_parser = words::moment, required_unless_present = "uses")]
+        deadline: Option<i64>,
+        /// How many may join; no fewer than did
+        #[arg(long)]
+        uses: Option<i64>,
+    },
     /// Let nobody else join by an invitation; those who joined by it stay
     Revoke {
         /// Network and the invitation's id
@@ -326,6 +339,12 @@ impl Invitation {
                     Form::Table | Form::Name => output::print(&format!("{token}\n")),
                     form => output::one(form, &made, "/token", |_| String::new()),
                 }
+            }
+            Self::Change { at: Pair(network, id), deadline, uses } => {
+                let change = json!({"deadline_at": deadline, "limit": uses});
+                client.act(Method::PATCH, &path(&["networks", network, "invitations", id]), Some(&change))?;
+                eprintln!("{}", green("changed"));
+                Ok(())
             }
             Self::Revoke { at: Pair(network, id) } => {
                 client.act(Method::DELETE, &path(&["networks", network, "invitations", id]), None::<&()>)?;

@@ -165,6 +165,18 @@ pub struct CreateInvitation {
     pub edge_links: Vec<EdgeLink>,
 }
 
+/// A change of an invitation: what is not said stays.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeInvitation {
+    /// Until when sites may join, milliseconds since the Unix epoch.
+    #[serde(default)]
+    pub deadline_at: Option<i64>,
+    /// How many may; no fewer than did.
+    #[serde(default)]
+    pub limit: Option<i64>,
+}
+
 /// An invitation just made, with its token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Invited {
@@ -225,6 +237,7 @@ pub fn add(routes: Routes<Networks>) -> Routes<Networks> {
         .add(own, routes!(put_class))
         .add(own, routes!(invitations))
         .add(own, routes!(invite))
+        .add(own, routes!(change_invitation))
         .add(own, routes!(revoke))
         .add(own, routes!(members))
         .add(own, routes!(change_member))
@@ -392,6 +405,20 @@ async fn invite(
     };
     let (id, token) = it.invite(&caller.actor, &name, &new).await?;
     Ok((StatusCode::CREATED, Json(Invited { id, token })))
+}
+
+/// Changes how many may join by an invitation, and until when
+#[utoipa::path(patch, path = "/api/v1/network/networks/{network}/invitations/{id}", tag = "network",
+    request_body = ChangeInvitation, responses((status = 204)))]
+async fn change_invitation(
+    State(it): State<Networks>,
+    caller: Caller,
+    Path((name, id)): Path<(String, String)>,
+    Body(ChangeInvitation { deadline_at, limit }): Body<ChangeInvitation>,
+) -> Result<StatusCode> {
+    owned(&it, &mut *it.fleet.db.read().await?, &caller, &name).await?;
+    it.change_invitation(&caller.actor, &name, &id, (limit, deadline_at)).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Revokes an invitation; those who joined by it stay

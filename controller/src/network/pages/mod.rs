@@ -2,6 +2,7 @@
 
 mod backbone;
 mod composition;
+mod invitation;
 mod member;
 mod network;
 mod removal;
@@ -70,8 +71,10 @@ pub fn routes(networks: Networks) -> Routes {
         routes
             .page(get.clone(), "/networks/net/{network}", own, network::show)
             .page(post.clone(), "/networks/net/{network}", own, network::act)
-            .page(get.clone(), "/networks/net/{network}/invite", own, network::ask_invite)
-            .page(post.clone(), "/networks/net/{network}/invite", own, network::invite)
+            .page(get.clone(), "/networks/net/{network}/invite", own, invitation::ask_invite)
+            .page(post.clone(), "/networks/net/{network}/invite", own, invitation::invite)
+            .page(get.clone(), "/networks/net/{network}/invitations/{invitation}", own, invitation::show)
+            .page(post.clone(), "/networks/net/{network}/invitations/{invitation}", own, invitation::change)
             .page(get.clone(), "/networks/net/{network}/end", own, network::ask_end)
             .page(post.clone(), "/networks/net/{network}/end", own, network::end)
             .page(get.clone(), "/networks/net/{network}/service-link", own, composition::ask_link)
@@ -212,21 +215,10 @@ async fn make_network(
             Ok(redirect(&format!("/networks/net/{}", row.name), "The network is made. Give it a class of sites."))
         }
         Err(error) => {
-            fields.refuse(renamed(error, &[("ends_at", "ends_in_days"), ("delete_delay", "delete_days")]))?;
+            fields.refuse(error.renamed(&[("ends_at", "ends_in_days"), ("delete_delay", "delete_days")]))?;
             let Json(backbones) = api::backbones(State(it)).await?;
             render_refused(&NewNetworkPage { layout: layout.title("New network"), backbones, fields })
         }
-    }
-}
-
-/// An error about a field that a form calls otherwise.
-fn renamed(error: Error, names: &[(&str, &str)]) -> Error {
-    match error {
-        Error::Invalid { field, message } => {
-            let name = names.iter().find(|(api, _)| *api == field).map_or(field.as_str(), |(_, form)| form);
-            Error::invalid(name, message)
-        }
-        other => other,
     }
 }
 

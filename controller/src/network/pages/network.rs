@@ -9,16 +9,12 @@ use axum::{
 
 use super::{
     super::{
-        api::{
-            self, Endpoint, Invitation, Member, Network, NetworkStatus, Rotation, ServiceLink, Site, SiteClass, owned,
-        },
-        model::{AccessKind, Membership, Phase},
+        api::{self, Endpoint, Invitation, Member, Network, NetworkStatus, Rotation, ServiceLink, SiteClass, owned},
+        model::{Membership, Phase},
         rotation::{DRAIN, Step},
-        service::{Line, Networks, NewInvitation},
+        service::{Line, Networks},
     },
-    DAY,
-    backbone::invited,
-    renamed, rotating,
+    rotating,
 };
 use crate::{
     error::{Error, Result},
@@ -47,17 +43,6 @@ struct NetworkPage {
     rotation: Option<Rotation>,
     /// Agents that may be its home.
     homes: Vec<Agent>,
-    fields: Fields,
-}
-
-#[derive(Template)]
-#[template(path = "network/templates/invite.html")]
-struct InvitePage {
-    layout: Layout,
-    network: String,
-    classes: Vec<SiteClass>,
-    /// Access points for members: `site/access point`.
-    points: Vec<String>,
     fields: Fields,
 }
 
@@ -130,9 +115,6 @@ pub(super) async fn act(
             it.save_class(actor, &name, &text("name"), &text("description")).await.map(|()| "The class is saved.")
         }
         "approve" => it.approve(actor, &name, &text("member")).await.map(|()| "The site is let in."),
-        "revoke" => {
-            it.revoke_invitation(actor, &name, &text("invitation")).await.map(|()| "The invitation is revoked.")
-        }
         "rotate" => it.rotate(actor, &line, DRAIN).await.map(|()| "The rotation has begun."),
         "pause" => it.pause_rotation(actor, &line, true).await.map(|()| "The rotation is held."),
         "resume" => it.pause_rotation(actor, &line, false).await.map(|()| "The rotation goes on."),
@@ -193,63 +175,5 @@ pub(super) async fn end(
     match it.end_network(&caller.actor, &name).await {
         Ok(()) => Ok(redirect("/networks", format!("The network {name} has ended."))),
         Err(error) => end_screen(layout, &name).refused(fields, error),
-    }
-}
-
-async fn invite_page(
-    it: &Networks,
-    caller: Caller,
-    layout: Layout,
-    network: String,
-    fields: Fields,
-) -> Result<InvitePage> {
-    let (_, Json(on)) = api::network(State(it.clone()), caller.clone(), Path(network.clone())).await?;
-    let Json(classes) = api::classes(State(it.clone()), caller, Path(network.clone())).await?;
-    let Json(sites) = api::sites(State(it.clone()), Path(on.backbone)).await?;
-    let of_site = |site: Site| {
-        let points = site.access_points.into_iter().filter(|p| p.kind == AccessKind::Member);
-        points.map(|p| format!("{}/{}", site.name, p.name)).collect::<Vec<_>>()
-    };
-    let points = sites.into_iter().flat_map(of_site).collect();
-    Ok(InvitePage { layout: layout.title("Invite sites"), network, classes, points, fields })
-}
-
-pub(super) async fn ask_invite(
-    State(it): State<Networks>,
-    caller: Caller,
-    layout: Layout,
-    Path(name): Path<String>,
-) -> Result<Response> {
-    let fields = Fields::filled([("limit", "1".into()), ("hours", "24".into())]);
-    render(&invite_page(&it, caller, layout, name, fields).await?)
-}
-
-pub(super) async fn invite(
-    State(it): State<Networks>,
-    caller: Caller,
-    layout: Layout,
-    Path(name): Path<String>,
-    mut fields: Fields,
-) -> Result<Response> {
-    owned(&it, &mut *it.fleet.db.read().await?, &caller, &name).await?;
-    let made = async {
-        // The first that is ticked comes first.
-        let points = fields.all("at").into_iter().filter_map(|at| at.split_once('/')).zip(1_i64..);
-        let new = NewInvitation {
-            name: fields.text("name").into(),
-            class: fields.text("class").into(),
-            deadline: it.fleet.db.clock().now().saturating_add(fields.number("hours")?.saturating_mul(DAY / 24)),
-            limit: fields.number("limit")?,
-            approval: fields.is_on("approval"),
-            edge_links: points.map(|((site, point), n)| (site.to_owned(), point.to_owned(), n)).collect(),
-        };
-        it.invite(&caller.actor, &name, &new).await
-    };
-    match made.await {
-        Ok((_, token)) => invited(layout, token),
-        Err(error) => {
-            fields.refuse(renamed(error, &[("deadline", "hours"), ("edge_links", "at"), ("max_uses", "limit")]))?;
-            render_refused(&invite_page(&it, caller, layout, name, fields).await?)
-        }
     }
 }

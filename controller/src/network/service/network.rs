@@ -16,7 +16,7 @@ use crate::{
     error::{Error, Result},
     fleet::{
         agents,
-        model::{AgentId, Class, Labels},
+        model::{AgentId, Class, InvitationId, Labels},
         service,
     },
     platform::{
@@ -24,6 +24,9 @@ use crate::{
         events::Actor,
     },
 };
+
+/// What the fleet calls the terms of an invitation, and what they are called here.
+const TERMS: &[(&str, &str)] = &[("max_uses", "limit"), ("expires_in_seconds", "deadline_at")];
 
 /// An application network to be made.
 #[derive(Debug, Clone)]
@@ -245,7 +248,7 @@ impl Networks {
                     return Err(Error::Conflict("the network has ended; nobody can join it any more".into()));
                 }
                 if new.deadline <= now {
-                    return Err(Error::invalid("deadline", "the deadline lies in the past; it must be to come"));
+                    return Err(Error::invalid("deadline_at", "the deadline lies in the past; it must be to come"));
                 }
                 let classes: Vec<ClassRow> = store::by(&mut tx, "network_id", &on.id).await?;
                 check_class(network, &classes, &new.class)?;
@@ -258,7 +261,8 @@ impl Networks {
                     life: new.deadline - now,
                     for_agent: None,
                 };
-                let (invitation, token) = self.fleet.invite_within(&mut tx, actor, &fleet).await?;
+                let made = self.fleet.invite_within(&mut tx, actor, &fleet).await;
+                let (invitation, token) = made.map_err(|e| e.renamed(TERMS))?;
                 let row = InvitationRow {
                     id: invitation.id.clone(),
                     network_id: on.id,
@@ -277,17 +281,47 @@ impl Networks {
             .await
     }
 
+    /// Changes how many may join by an invitation, until when, or both.
+    pub async fn change_invitation(
+        &self,
+        actor: &Actor,
+        network: &str,
+        id: &str,
+        (limit, deadline): (Option<i64>, Option<i64>),
+    ) -> Result<()> {
+        self.fleet
+            .db
+            .write(|mut tx| async move {
+                let on = self.lock_network(&mut tx, network).await?;
+                let id = self.invitation(&mut tx, &on, id).await?;
+                if deadline.is_some_and(|deadline| deadline <= tx.now()) {
+                    return Err(Error::invalid("deadline_at", "the deadline lies in the past; it must be to come"));
+                }
+                let was = agents::invitation(&mut tx, &id).await?;
+                let was = was.ok_or_else(|| Error::not_found("invitation", &id.0))?;
+                let terms = (limit.unwrap_or(was.limit), deadline.unwrap_or(was.deadline));
+                let extended = self.fleet.extend_invitation_within(&mut tx, actor, &id, terms).await;
+                extended.map_err(|e| e.renamed(TERMS))?;
+                tx.wake("network");
+                tx.done(())
+            })
+            .await
+    }
+
+    async fn invitation(&self, conn: &mut Conn, network: &NetworkRow, id: &str) -> Result<InvitationId> {
+        let row: Option<InvitationRow> = store::one(conn, "id", id).await?;
+        let row = row.filter(|r| r.network_id == network.id);
+        row.map(|r| r.id.as_str().into()).ok_or_else(|| Error::not_found("invitation", id))
+    }
+
     /// Revokes an invitation to a network. Those who joined by it stay.
     pub async fn revoke_invitation(&self, actor: &Actor, network: &str, id: &str) -> Result<()> {
         self.fleet
             .db
             .write(|mut tx| async move {
                 let on = self.lock_network(&mut tx, network).await?;
-                let row: Option<InvitationRow> = store::one(&mut tx, "id", id).await?;
-                if row.is_none_or(|r| r.network_id != on.id) {
-                    return Err(Error::not_found("invitation", id));
-                }
-                if !self.fleet.revoke_invitation_within(&mut tx, actor, &id.into()).await? {
+                let id = self.invitation(&mut tx, &on, id).await?;
+                if !self.fleet.revoke_invitation_within(&mut tx, actor, &id).await? {
                     return Err(Error::Conflict("the invitation is revoked already".into()));
                 }
                 tx.done(())

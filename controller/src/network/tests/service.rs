@@ -12,7 +12,7 @@ use crate::{
     domain::Ground,
     error::{Error, Result},
     fleet::{
-        desired,
+        agents, desired,
         model::{AgentId, Class},
     },
     network::{
@@ -23,6 +23,7 @@ use crate::{
         store::{self, HomeRow, MemberRow, NetworkRow, Of, SiteRow},
     },
     platform::{
+        db::query,
         events::{Actor, Source},
         reconcile::Reconciler,
     },
@@ -313,7 +314,7 @@ async fn what_cannot_be_is_refused_by_name_and_changes_nothing() {
         };
         let good = invitation(&it, false);
         assert_eq!(refused(NewInvitation { class: "tin".into(), ..good.clone() }).await, "class");
-        assert_eq!(refused(NewInvitation { deadline: now - 1, ..good.clone() }).await, "deadline");
+        assert_eq!(refused(NewInvitation { deadline: now - 1, ..good.clone() }).await, "deadline_at");
         let at = |point: &str| vec![("paris".to_owned(), point.to_owned(), 1)];
         let peer = NewInvitation { edge_links: at("peer"), ..good.clone() };
         assert_eq!(refused(peer).await, "edge_links[0].access_point");
@@ -324,6 +325,36 @@ async fn what_cannot_be_is_refused_by_name_and_changes_nothing() {
         network(&it, "farm", from_now(&it)).await.expect("a network");
         let full = it.invite(&ada(), "farm", &good).await.map(drop);
         assert!(field(full).contains("taken by other networks"));
+    }
+}
+
+#[tokio::test]
+async fn an_invitation_is_prolonged_and_never_admits_fewer_than_it_did() {
+    for url in engines() {
+        let it = home(&url).await;
+        network(&it, "shop", from_now(&it)).await.expect("a network");
+        let (id, _) = it.invite(&ada(), "shop", &invitation(&it, false)).await.expect("invited");
+        let used = it.fleet.db.write(|mut tx| async move {
+            query("update fleet_invitation set used = 3".into()).execute(&mut *tx).await?;
+            tx.done(())
+        });
+        used.await.expect("three joined");
+        let now = it.fleet.db.clock().now();
+        let change = |limit: Option<i64>, deadline: Option<i64>| {
+            let (it, id) = (&it, &id);
+            async move { it.change_invitation(&ada(), "shop", id, (limit, deadline)).await }
+        };
+        let refused = |result: Result<()>| result.expect_err("refused").to_string();
+        assert_eq!(refused(change(Some(2), None).await), "limit: 3 joined by it already; it cannot admit fewer");
+        assert!(refused(change(Some(0), None).await).starts_with("limit: "));
+        assert!(refused(change(None, Some(now - 1)).await).starts_with("deadline_at: the deadline lies in the past"));
+        change(Some(3), None).await.expect("as many as joined");
+        change(None, Some(now + 2 * HOUR)).await.expect("later");
+        let mut conn = it.fleet.db.read().await.expect("a connection");
+        let terms = agents::invitation(&mut conn, &id.as_str().into()).await.expect("read").expect("there");
+        assert_eq!((terms.limit, terms.deadline), (3, now + 2 * HOUR));
+        it.revoke_invitation(&ada(), "shop", &id).await.expect("revoked");
+        assert!(refused(change(Some(9), None).await).contains("revoked"));
     }
 }
 
