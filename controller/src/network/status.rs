@@ -153,6 +153,9 @@ pub struct State {
     /// In one sentence; empty when it is well.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub why: String,
+    /// How its router is, as its agent said last; none before it said anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub router: Option<RouterState>,
 }
 
 /// How many sites are how.
@@ -192,7 +195,8 @@ pub struct Traffic {
 
 /// How a site is. `liveness` is its agent's, if it has one; `phase` its network's, if it belongs to one.
 pub fn judge(told: Option<&Told>, liveness: Option<Liveness>, phase: Option<Phase>) -> State {
-    let state = |health, why: &str| State { health, why: why.into() };
+    let router = told.map(|told| told.router.state);
+    let state = |health, why: &str| State { health, why: why.into(), router };
     match (liveness, phase) {
         (None, _) => return state(Health::Waiting, "no agent has joined"),
         (Some(Liveness::Never), _) => return state(Health::Waiting, "its agent has joined and was not seen yet"),
@@ -222,7 +226,7 @@ pub fn judge(told: Option<&Told>, liveness: Option<Liveness>, phase: Option<Phas
         (None, Some(problem)) => state(Health::Impaired, problem),
         (None, None) => match told.ports.iter().find(|p| !p.up) {
             Some(port) => state(Health::Impaired, &or(&port.message, "a port does not do its work")),
-            None => State { health: Health::Well, why: String::new() },
+            None => state(Health::Well, ""),
         },
     }
 }

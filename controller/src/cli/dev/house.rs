@@ -375,7 +375,7 @@ fn default_folder() -> Result<PathBuf> {
 /// A folder of the examples, beside the sources or where a package puts it.
 fn find_examples(programs: &Path, name: &str) -> Option<PathBuf> {
     let here = std::env::current_dir().ok().map(|d| d.join("deploy/examples").join(name));
-    let packaged = programs.parent().map(|d| d.join("share/muster").join(name));
+    let packaged = programs.parent().map(|d| d.join("share/muster-agent").join(name));
     [here, packaged].into_iter().flatten().find(|path| path.is_dir())
 }
 

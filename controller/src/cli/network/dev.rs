@@ -197,7 +197,7 @@ fn is_settled(site: &Value) -> bool {
 
 /// Whether there is no router on a site's host.
 pub(super) fn is_rendered(site: &Value) -> bool {
-    word(&site["state"], "why").starts_with("rendered")
+    site["state"]["router"] == "rendered"
 }
 
 fn reasons(client: &Client) -> String {

@@ -529,7 +529,7 @@ pub async fn members_of(conn: &mut Conn, on: &NetworkRow) -> Result<Vec<Member>>
     let phase = word(&on.phase)?;
     let view = |row: MemberRow| {
         let membership = word(&row.membership)?;
-        let why = |why: &str| status::State { health: Health::Waiting, why: why.into() };
+        let why = |why: &str| status::State { health: Health::Waiting, why: why.into(), router: None };
         let state = match membership {
             Membership::Asking => why("waits for the owner's approval"),
             Membership::Evicted => why("evicted"),

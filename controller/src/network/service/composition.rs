@@ -438,6 +438,9 @@ async fn attachments(
         let Some(link) = links.iter().find(|l| l.name == *name) else {
             return Err(Error::invalid(field("service_link"), format!("{} has no service link {name:?}", on.name)));
         };
+        if new.attachments[..n].iter().any(|(other, _)| other == name) {
+            return Err(Error::invalid(field("service_link"), format!("it is attached to {name} already")));
+        }
         let services: Vec<ServiceRow> = store::by(conn, "name", &link.service).await?;
         let default = services.first().map_or(0, |s| s.default_port);
         let (part, own) = match new.kind {

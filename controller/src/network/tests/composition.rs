@@ -201,6 +201,9 @@ async fn what_cannot_be_composed_is_refused_by_name_and_changes_nothing() {
         assert_eq!(refused(NewEndpoint { site: "host-till-0".into(), ..good.clone() }).await, "site");
         assert_eq!(refused(NewEndpoint { class: "tin".into(), ..good.clone() }).await, "class");
         assert_eq!(refused(NewEndpoint { image: "none".into(), ..good.clone() }).await, "image");
+        let twice = vec![("web".to_owned(), None), ("web".to_owned(), Some(81))];
+        let twice = NewEndpoint { attachments: twice, ..good.clone() };
+        assert_eq!(refused(twice).await, "attachments[1].service_link");
         let other_link = vec![("mail".to_owned(), None)];
         assert_eq!(refused(NewEndpoint { attachments: other_link, ..good }).await, "attachments[0].service_link");
         let unknown = NewServiceLink { service: "mail".into(), ..link("post") };
