@@ -342,8 +342,13 @@ pub async fn service_links(
 ) -> Result<Json<Vec<ServiceLink>>> {
     let mut conn = it.fleet.db.read().await?;
     let on = owned(&it, &mut conn, &caller, &network).await?;
-    let rows: Vec<ServiceLinkRow> = store::by(&mut conn, "network_id", &on.id).await?;
-    Ok(Json(rows.into_iter().map(ServiceLink::try_from).collect::<Result<_>>()?))
+    Ok(Json(service_links_of(&mut conn, &on.id).await?))
+}
+
+/// The service links of a network, by its id.
+pub async fn service_links_of(conn: &mut Conn, network: &str) -> Result<Vec<ServiceLink>> {
+    let rows: Vec<ServiceLinkRow> = store::by(conn, "network_id", network).await?;
+    rows.into_iter().map(ServiceLink::try_from).collect()
 }
 
 /// Makes a service link, or changes it

@@ -11,14 +11,15 @@ mod tables;
 pub use backbone::{AccessPoint, Backbone, CreateLink, Link, Site, backbones, links_of, site, sites};
 pub use composition::{
     Allocation, Endpoint, EndpointSpec, Image, ImageSpec, Service, ServiceLink, ServiceLinkSpec, ServiceSpec,
-    allocations, endpoints, endpoints_of, images, images_of, service_links, services,
+    allocations, endpoints, endpoints_of, images, images_of, service_links, service_links_of, services,
 };
 pub use network::{
-    Invitation, Member, Network, SiteClass, classes, invitations, members, members_of, network, networks, owned,
+    Invitation, Member, Network, SiteClass, classes, classes_of, invitations, invitations_of, members, members_of,
+    network, network_of, networks, owned,
 };
 pub use rotation::{Rotation, rotation_of};
 pub use status::{
-    LinkState, NetworkStatus, SiteStatus, Topology, member_status, network_status, site_status, topology_of,
+    LinkState, NetworkStatus, SiteStatus, Topology, member_status, network_status_of, site_status, topology_of,
 };
 pub use tables::TableQuery;
 

@@ -263,8 +263,12 @@ pub async fn network(
 ) -> Result<(ETag, Json<Network>)> {
     let mut conn = it.fleet.db.read().await?;
     let row = owned(&it, &mut conn, &caller, &name).await?;
-    let version = row.version;
-    Ok((ETag(version), Json(views(&mut conn, vec![row]).await?.swap_remove(0))))
+    Ok((ETag(row.version), Json(network_of(&mut conn, row).await?)))
+}
+
+/// A network as it is shown.
+pub async fn network_of(conn: &mut Conn, row: NetworkRow) -> Result<Network> {
+    Ok(views(conn, vec![row]).await?.swap_remove(0))
 }
 
 /// Makes an application network; it belongs to who makes it
@@ -279,7 +283,7 @@ async fn create_network(
     let times = Times { starts_at, ends_at: new.ends_at, delete_delay: new.delete_delay };
     let new = NewNetwork { name: new.name, backbone: new.backbone, owner: caller.actor.name.clone(), times };
     let row = it.create_network(&caller.actor, &new).await?;
-    Ok((StatusCode::CREATED, Json(views(&mut *it.fleet.db.read().await?, vec![row]).await?.swap_remove(0))))
+    Ok((StatusCode::CREATED, Json(network_of(&mut *it.fleet.db.read().await?, row).await?)))
 }
 
 /// Changes when a network lives
@@ -328,8 +332,13 @@ pub async fn classes(
 ) -> Result<Json<Vec<SiteClass>>> {
     let mut conn = it.fleet.db.read().await?;
     let on = owned(&it, &mut conn, &caller, &name).await?;
-    let rows: Vec<ClassRow> = store::by(&mut conn, "network_id", &on.id).await?;
-    Ok(Json(rows.into_iter().map(|r| SiteClass { name: r.name, description: r.description }).collect()))
+    Ok(Json(classes_of(&mut conn, &on).await?))
+}
+
+/// The classes of a network's sites.
+pub async fn classes_of(conn: &mut Conn, on: &NetworkRow) -> Result<Vec<SiteClass>> {
+    let rows: Vec<ClassRow> = store::by(conn, "network_id", &on.id).await?;
+    Ok(rows.into_iter().map(|r| SiteClass { name: r.name, description: r.description }).collect())
 }
 
 /// Makes a class of sites, or describes it anew
@@ -356,12 +365,17 @@ pub async fn invitations(
 ) -> Result<Json<Vec<Invitation>>> {
     let mut conn = it.fleet.db.read().await?;
     let on = owned(&it, &mut conn, &caller, &name).await?;
-    let rows: Vec<InvitationRow> = store::by(&mut conn, "network_id", &on.id).await?;
+    Ok(Json(invitations_of(&mut conn, &on).await?))
+}
+
+/// The invitations to a network.
+pub async fn invitations_of(conn: &mut Conn, on: &NetworkRow) -> Result<Vec<Invitation>> {
+    let rows: Vec<InvitationRow> = store::by(conn, "network_id", &on.id).await?;
     let ids: Vec<_> = rows.iter().map(|r| r.id.clone()).collect();
-    let links: Vec<EdgeLinkRow> = store::rows(&mut conn, Of::Each("invitation_id", &ids)).await?;
+    let links: Vec<EdgeLinkRow> = store::rows(conn, Of::Each("invitation_id", &ids)).await?;
     let points: Vec<_> = links.iter().map(|l| l.access_point_id.clone()).collect();
-    let points: Vec<AccessPointRow> = store::rows(&mut conn, Of::Each("id", &points)).await?;
-    let sites: Vec<SiteRow> = store::by(&mut conn, "backbone_id", &on.backbone_id).await?;
+    let points: Vec<AccessPointRow> = store::rows(conn, Of::Each("id", &points)).await?;
+    let sites: Vec<SiteRow> = store::by(conn, "backbone_id", &on.backbone_id).await?;
     let edge_link = |link: &EdgeLinkRow| {
         let point = points.iter().find(|p| p.id == link.access_point_id)?;
         let site = sites.iter().find(|s| s.id == point.site_id)?.name.clone();
@@ -369,7 +383,7 @@ pub async fn invitations(
     };
     let mut views = Vec::new();
     for row in rows {
-        let Some(terms) = agents::invitation(&mut conn, &InvitationId(row.id.clone())).await? else { continue };
+        let Some(terms) = agents::invitation(conn, &InvitationId(row.id.clone())).await? else { continue };
         views.push(Invitation {
             name: terms.name,
             class: row.class,
@@ -382,7 +396,7 @@ pub async fn invitations(
             id: row.id,
         });
     }
-    Ok(Json(views))
+    Ok(views)
 }
 
 /// Invites sites to a network

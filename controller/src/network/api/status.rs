@@ -150,8 +150,13 @@ pub async fn network_status(
 ) -> Result<Json<NetworkStatus>> {
     let mut conn = it.fleet.db.read().await?;
     let on = owned(&it, &mut conn, &caller, &name).await?;
-    let standing = Standing::of(&mut conn, &on).await?;
-    Ok(Json(NetworkStatus { summary: standing.healths().collect(), traffic: standing.traffic() }))
+    Ok(Json(network_status_of(&mut conn, &on).await?))
+}
+
+/// An application network as it stands.
+pub async fn network_status_of(conn: &mut Conn, on: &NetworkRow) -> Result<NetworkStatus> {
+    let standing = Standing::of(conn, on).await?;
+    Ok(NetworkStatus { summary: standing.healths().collect(), traffic: standing.traffic() })
 }
 
 /// Shows how a member site is, with all that its agent said last

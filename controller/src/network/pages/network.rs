@@ -2,7 +2,6 @@
 
 use askama::Template;
 use axum::{
-    Json,
     extract::{Path, State},
     response::Response,
 };
@@ -62,31 +61,19 @@ impl NetworkPage {
 }
 
 async fn page(it: &Networks, caller: &Caller, layout: Layout, name: String, fields: Fields) -> Result<NetworkPage> {
-    let state = || State(it.clone());
-    let path = || Path(name.clone());
-    let (_, Json(network)) = api::network(state(), caller.clone(), path()).await?;
-    let Json(members) = api::members(state(), caller.clone(), path()).await?;
-    let Json(classes) = api::classes(state(), caller.clone(), path()).await?;
-    let Json(invitations) = api::invitations(state(), caller.clone(), path()).await?;
-    let Json(service_links) = api::service_links(state(), caller.clone(), path()).await?;
-    let Json(endpoints) = api::endpoints(state(), caller.clone(), path()).await?;
-    let Json(status) = api::network_status(state(), caller.clone(), path()).await?;
     let mut conn = it.fleet.db.read().await?;
-    let line = Line::Network(it.network(&mut conn, &name).await?);
-    let rotation = api::rotation_of(it, &mut conn, &line).await?;
-    let homes = agents::select(&mut conn, Class::NetworkHome, &Labels::new()).await?;
-    let layout = layout.title(name);
+    let on = owned(it, &mut conn, caller, &name).await?;
     Ok(NetworkPage {
-        layout,
-        network,
-        members,
-        classes,
-        invitations,
-        service_links,
-        endpoints,
-        status,
-        rotation,
-        homes,
+        layout: layout.title(name),
+        members: api::members_of(&mut conn, &on).await?,
+        classes: api::classes_of(&mut conn, &on).await?,
+        invitations: api::invitations_of(&mut conn, &on).await?,
+        service_links: api::service_links_of(&mut conn, &on.id).await?,
+        endpoints: api::endpoints_of(&mut conn, &on.id).await?,
+        status: api::network_status_of(&mut conn, &on).await?,
+        rotation: api::rotation_of(it, &mut conn, &Line::Network(on.clone())).await?,
+        homes: agents::select(&mut conn, Class::NetworkHome, &Labels::new()).await?,
+        network: api::network_of(&mut conn, on).await?,
         fields,
     })
 }
