@@ -72,7 +72,7 @@ async fn what_others_stand_on_stays_and_the_refusal_names_all_of_them() {
             "access point paris/edge",
             "access point paris/peer",
             "link berlin → paris",
-            "what network shop has of paris/edge, where site till-0, one invitation hang",
+            "what network shop has of paris/edge, where site host-till-0, one invitation hang",
         ];
         assert_eq!(named, expected);
         for (what, on_it) in [
