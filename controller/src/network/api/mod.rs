@@ -11,7 +11,7 @@ mod tables;
 pub use backbone::{AccessPoint, Backbone, CreateLink, Link, Site, backbones, links_of, site, sites};
 pub use composition::{
     Allocation, Endpoint, EndpointSpec, Image, ImageSpec, Service, ServiceLink, ServiceLinkSpec, ServiceSpec,
-    allocations, endpoints, endpoints_of, images, images_of, service_links, service_links_of, services,
+    allocations, endpoints_of, images, images_of, service_links, service_links_of, services,
 };
 pub use network::{
     Invitation, Member, Network, SiteClass, classes, classes_of, invitations, invitations_of, members, members_of,

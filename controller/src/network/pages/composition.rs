@@ -233,7 +233,7 @@ pub(super) async fn endpoint(
     match saved.await {
         Ok(()) => Ok(redirect(&format!("/networks/net/{name}"), "The endpoint is saved; its sites get it now.")),
         Err(error) => {
-            fields.refuse(super::renamed(error, &[("class", "place"), ("site", "place")]))?;
+            fields.refuse(error.renamed(&[("class", "place"), ("site", "place")]))?;
             render_refused(&endpoint_page(&it, caller, layout, name, fields).await?)
         }
     }
