@@ -199,6 +199,8 @@ impl Networks {
             self.fleet.revoke_invitation_within(tx, &Actor::controller(), &id).await?;
         }
         let id = NetworkId(row.id.clone());
+        // Before its service links, to which their attachments refer.
+        store::delete(tx, "network_endpoint", &[("network_id", &row.id)]).await?;
         store::delete(tx, "network_profile", &[("name", &member_profile(&id))]).await?;
         store::delete(tx, "network_network", &[("id", &row.id)]).await?;
         store::end_rotation(tx, &network_line(&id)).await?;
