@@ -190,12 +190,14 @@ pub struct Decision {
     pub port: u16,
 }
 
-/// Where a profile stands; one without a row stands at the first edition, never cut.
+/// Where a profile stands; one without a row stands at the first edition and its first connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Turn {
     /// Edition of the leaf.
     pub edition: u32,
-    /// How often its older connections were cut.
+    /// How often its connections were made anew.
+    pub rounds: u32,
+    /// The round of them before which they are closed.
     pub cuts: u32,
 }
 
@@ -605,8 +607,8 @@ impl<'a> Index<'a> {
     }
 
     fn profile(&self, owner: &str, name: String, line: &str) -> Profile {
-        let turn =
-            self.it.turns.get(&(owner.to_owned(), name.clone())).copied().unwrap_or(Turn { edition: 1, cuts: 0 });
+        let turn = self.it.turns.get(&(owner.to_owned(), name.clone())).copied();
+        let turn = turn.unwrap_or(Turn { edition: 1, ..Turn::default() });
         Profile { name, trust: self.it.trust.get(line).cloned().unwrap_or_default(), turn }
     }
 }

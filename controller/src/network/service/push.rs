@@ -358,7 +358,8 @@ fn decision(it: DecisionRow) -> Result<((MemberId, EndpointId), plan::Decision)>
 }
 
 fn turn(it: ProfileRow) -> Result<((String, String), plan::Turn)> {
-    Ok(((it.owner, it.name), plan::Turn { edition: number(it.edition)?, cuts: number(it.cuts)? }))
+    let turn = plan::Turn { edition: number(it.edition)?, rounds: number(it.rounds)?, cuts: number(it.cuts)? };
+    Ok(((it.owner, it.name), turn))
 }
 
 impl TryFrom<AttachmentRow> for plan::Attachment {
