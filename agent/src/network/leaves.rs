@@ -53,7 +53,7 @@ impl Leaves {
             let mut held =
                 self.ground.memory.read(|facts| facts.profiles.get(&profile.name).cloned()).unwrap_or_default();
             problems.extend(self.renew(profile, &folder, &mut held).await?);
-            held.cut(profile.cuts);
+            held.follow(profile.rounds, profile.cuts);
             self.remember(&profile.name, &held)?;
             if let Some(material) = folder.material(profile, &held)? {
                 materials.insert(profile.name.clone(), material);
@@ -162,6 +162,7 @@ fn profile_status(site: &Site, profile: &Profile, held: Option<&Held>, seen: &Se
         name: profile.name.clone(),
         edition: leaf.map_or(0, |leaf| leaf.edition),
         cuts: held.cuts,
+        rounds: held.rounds,
         trust: profile.trust.iter().map(|der| muster_pki::sha256(der)).collect(),
         serial: leaf.map(|leaf| leaf.serial.clone()).unwrap_or_default(),
         not_after_ms: leaf.map_or(0, |leaf| leaf.not_after_ms),

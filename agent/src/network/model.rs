@@ -70,7 +70,9 @@ pub struct Profile {
     pub trust: Vec<Vec<u8>>,
     /// The edition the leaf is to be of.
     pub edition: u32,
-    /// How often connections were to be cut.
+    /// How often connections were to be made anew.
+    pub rounds: u32,
+    /// The round of them before which they are closed.
     pub cuts: u32,
 }
 

@@ -78,7 +78,9 @@ pub struct ProfileStatus {
     pub name: String,
     /// Of the leaf in use; 0: none.
     pub edition: u32,
-    /// Cuts carried out.
+    /// How often connections were made anew.
+    pub rounds: u32,
+    /// The round of them before which they were closed.
     pub cuts: u32,
     /// SHA-256 of each authority.
     pub trust: Vec<[u8; 32]>,

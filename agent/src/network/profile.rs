@@ -36,8 +36,14 @@ pub struct Held {
     pub ordinal: u32,
     /// Connections with an older one are closed.
     pub oldest: u32,
-    /// How often connections were cut.
+    /// The round of connections before which they were closed.
     pub cuts: u32,
+    /// How often connections were made anew.
+    #[serde(default)]
+    pub rounds: u32,
+    /// The ordinal with which the last round began.
+    #[serde(default)]
+    pub begun: u32,
     /// The leaf in use.
     pub leaf: Option<Leaf>,
     /// The key for which a leaf is asked for.
@@ -98,13 +104,17 @@ impl Held {
         self.leaf = Some(leaf);
     }
 
-    /// Follows the count of cuts: whoever is connected has to come again.
-    pub fn cut(&mut self, cuts: u32) {
-        if cuts > self.cuts && self.ordinal > 0 {
+    /// Follows home's counts: connections are made anew beside those that are there, and those from before the round
+    /// `cuts` are closed. Where both are raised at once, whoever is connected has to come again.
+    pub fn follow(&mut self, rounds: u32, cuts: u32) {
+        if rounds > self.rounds && self.ordinal > 0 {
             self.ordinal += 1;
-            self.oldest = self.ordinal;
+            self.begun = self.ordinal;
         }
-        self.cuts = self.cuts.max(cuts);
+        if cuts > self.cuts {
+            self.oldest = self.begun;
+        }
+        (self.rounds, self.cuts) = (self.rounds.max(rounds), self.cuts.max(cuts));
     }
 }
 

@@ -82,6 +82,7 @@ pub fn status(status: &Status) -> Bytes {
                 name: p.name.clone(),
                 edition: p.edition,
                 cuts: p.cuts,
+                rounds: p.rounds,
                 trust: p.trust.iter().map(|digest| Bytes::copy_from_slice(digest)).collect(),
                 serial: Bytes::from(muster_pki::unhex(&p.serial)),
                 not_after_ms: p.not_after_ms,
@@ -179,7 +180,9 @@ fn state(state: super::observe::State) -> proto::router_status::State {
 
 fn profile(read: proto::Profile) -> Profile {
     let trust = read.trust.iter().map(|der| der.to_vec()).collect();
-    Profile { name: read.name, trust, edition: read.edition, cuts: read.cuts }
+    // An older home counts cuts alone: each begins a round of its own.
+    let rounds = read.rounds.max(read.cuts);
+    Profile { name: read.name, trust, edition: read.edition, rounds, cuts: read.cuts }
 }
 
 fn listener(read: proto::Listener) -> Result<Listener, Refused> {

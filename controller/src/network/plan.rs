@@ -3,7 +3,10 @@
 //! Names of router entities differ across all types, as the router asks: each begins with what it is and goes on with the
 //! id of what it stands for.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::model::{
     AccessKind, AccessPointId, BackboneId, Choice, Distribution, EndpointId, EndpointKind, LinkId, MemberId,
@@ -187,12 +190,14 @@ pub struct Decision {
     pub port: u16,
 }
 
-/// Where a profile stands; one without a row stands at the first edition, never cut.
+/// Where a profile stands; one without a row stands at the first edition and its first connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Turn {
     /// Edition of the leaf.
     pub edition: u32,
-    /// How often its older connections were cut.
+    /// How often its connections were made anew.
+    pub rounds: u32,
+    /// The round of them before which they are closed.
     pub cuts: u32,
 }
 
@@ -220,7 +225,7 @@ pub struct Snapshot {
     /// Where profiles stand, by owner (a site's or a member's id) and name.
     pub turns: BTreeMap<(String, String), Turn>,
     /// Whom each line trusts, DER, oldest first.
-    pub trust: BTreeMap<String, Vec<Vec<u8>>>,
+    pub trust: BTreeMap<String, Arc<[Vec<u8>]>>,
 }
 
 /// The sites that a change concerns.
@@ -260,8 +265,8 @@ pub struct Site {
 pub struct Profile {
     /// Entity name.
     pub name: String,
-    /// Authorities, DER.
-    pub trust: Vec<Vec<u8>>,
+    /// Authorities, DER. Shared: every site of a network trusts the same.
+    pub trust: Arc<[Vec<u8>]>,
     /// Where it stands.
     pub turn: Turn,
 }
@@ -401,9 +406,9 @@ struct Index<'a> {
     it: &'a Snapshot,
     points: BTreeMap<&'a SiteId, Vec<&'a AccessPoint>>,
     links: BTreeMap<&'a SiteId, Vec<&'a Link>>,
-    ports: BTreeMap<&'a AccessPointId, Vec<&'a Port>>,
+    ports: BTreeMap<&'a AccessPointId, BTreeMap<&'a NetworkId, &'a Port>>,
     /// Common names of those who hang on an access point, by network.
-    hanging: BTreeMap<(&'a AccessPointId, &'a NetworkId), Vec<String>>,
+    hanging: BTreeMap<(&'a AccessPointId, &'a NetworkId), Vec<&'a MemberId>>,
     endpoints: BTreeMap<&'a NetworkId, Vec<&'a Endpoint>>,
     /// Service links that are spread otherwise than by default, by network.
     spread: BTreeMap<&'a NetworkId, Vec<&'a ServiceLink>>,
@@ -429,11 +434,11 @@ impl<'a> Index<'a> {
             index.links.entry(&link.site).or_default().push(link);
         }
         for port in &it.ports {
-            index.ports.entry(&port.access_point).or_default().push(port);
+            index.ports.entry(&port.access_point).or_default().insert(&port.network, port);
         }
         for member in it.members.iter().filter(|m| m.membership == Membership::Member) {
             for (point, _) in &member.uplinks {
-                index.hanging.entry((point, &member.network)).or_default().push(member.id.0.clone());
+                index.hanging.entry((point, &member.network)).or_default().push(&member.id);
             }
         }
         for endpoint in &it.endpoints {
@@ -460,7 +465,7 @@ impl<'a> Index<'a> {
                     tenant: String::new(),
                 }),
                 AccessKind::Member => {
-                    for port in self.ports.get(&point.id).into_iter().flatten() {
+                    for port in self.ports.get(&point.id).into_iter().flat_map(BTreeMap::values) {
                         self.listen_for_members(&mut site, it, point, port);
                     }
                 }
@@ -491,7 +496,8 @@ impl<'a> Index<'a> {
             site.profiles.push(self.profile(&it.id.0, profile.clone(), &network_line(&network.id)));
             site.addresses.extend(self.addresses(network));
         }
-        let mut members = self.hanging.get(&(&point.id, &network.id)).cloned().unwrap_or_default();
+        let hanging = self.hanging.get(&(&point.id, &network.id)).into_iter().flatten();
+        let mut members: Vec<_> = hanging.map(|member| member.0.clone()).collect();
         members.sort();
         site.listeners.push(Listener {
             name: format!("listen/{}/{}", point.id, network.id),
@@ -515,7 +521,7 @@ impl<'a> Index<'a> {
             return Some(site);
         }
         for (point, priority) in &it.uplinks {
-            let port = self.ports.get(point).into_iter().flatten().find(|p| p.network == network.id);
+            let port = self.ports.get(point).and_then(|ports| ports.get(&network.id));
             let Some((point, port)) = self.it.access_points.get(point).zip(port) else { continue };
             let Some(interior) = self.it.interiors.get(&point.site) else { continue };
             site.connectors.push(Connector {
@@ -601,8 +607,8 @@ impl<'a> Index<'a> {
     }
 
     fn profile(&self, owner: &str, name: String, line: &str) -> Profile {
-        let turn =
-            self.it.turns.get(&(owner.to_owned(), name.clone())).copied().unwrap_or(Turn { edition: 1, cuts: 0 });
+        let turn = self.it.turns.get(&(owner.to_owned(), name.clone())).copied();
+        let turn = turn.unwrap_or(Turn { edition: 1, ..Turn::default() });
         Profile { name, trust: self.it.trust.get(line).cloned().unwrap_or_default(), turn }
     }
 }

@@ -1,9 +1,11 @@
 //! The replacement of the authority of a backbone or a network, across all sites concerned, while traffic flows. Pure.
 //!
-//! The order is the one in which a running 3.5.1 loses nothing: every site trusts both authorities; leaves are made anew,
-//! at the listening end of each link before the connecting one; connections that still use an old leaf may drain; every
-//! site trusts the new authority alone; what is left of the old connections is cut, at the connecting end first. A leaf made
-//! anew at the connecting end first would have the cut at the listening end take the new connections with it.
+//! The order is the one in which a running 3.5.1 loses nothing: every site trusts both authorities; leaves are made anew;
+//! every site trusts the new authority alone; connections are made anew beside those that are there, at the listening end
+//! of each link before the connecting one, and those from before may drain; what is left of them is cut, at the connecting
+//! end first. A router numbers connections at both ends by the round it is in itself: one made anew at the connecting end
+//! first would count as old at the listening end, and be cut with the others. A connection that outlives the cut was made
+//! when nobody believed the old authority any more.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,8 +17,8 @@ use super::status::Profile;
 /// How long a site that is away is waited for at each step, milliseconds. It is brought up to date when it comes back.
 pub const PATIENCE: i64 = 3_600_000;
 
-/// How long connections with old leaves may go on unless somebody says otherwise, milliseconds. Routers keep those
-/// connections beside the new ones, so this is the time that transfers under way have to come to their ends.
+/// How long older connections may go on unless somebody says otherwise, milliseconds. Routers keep those connections
+/// beside the new ones, so this is the time that transfers under way have to come to their ends.
 pub const DRAIN: i64 = 3_600_000;
 
 /// What is under way.
@@ -27,7 +29,7 @@ pub enum Step {
     TrustBoth,
     /// The sites of one level get leaves of the new authority.
     Leaves,
-    /// Transfers over connections that use old leaves may come to their ends.
+    /// The sites of one level make their connections anew, and transfers over those from before may come to their ends.
     Drain,
     /// Every site ceases to trust the old authority.
     TrustNew,
@@ -50,7 +52,9 @@ pub struct Seat {
     pub profile: String,
     /// 0 where others connect to it and it connects to none; a site that makes links stands above those they lead to.
     pub level: i64,
-    /// How often it is to be cut.
+    /// How often its connections are to be made anew.
+    pub rounds: u32,
+    /// The round of them before which they are to be cut.
     pub cuts: u32,
     /// Its router carries traffic, or its agent could make it do so. Without an agent, or without a router on its host,
     /// there is nothing to wait for.
@@ -72,7 +76,7 @@ pub struct Standing<'a> {
     pub level: i64,
     /// For how long, milliseconds.
     pub age: i64,
-    /// How long connections with old leaves may go on, milliseconds.
+    /// How long older connections may go on, milliseconds.
     pub drain: i64,
     /// All that are concerned.
     pub seats: &'a [Seat],
@@ -96,8 +100,7 @@ impl<'a> Standing<'a> {
 
     /// What comes next, with its level, once nobody is waited for.
     pub fn next(&self) -> Option<(Step, i64)> {
-        let is_drained = self.step == Step::Drain && self.age >= self.drain;
-        if !is_drained && !self.waits_for().is_empty() {
+        if !self.waits_for().is_empty() {
             return None;
         }
         let levels: BTreeSet<_> = self.seats.iter().map(|s| s.level).collect();
@@ -106,10 +109,14 @@ impl<'a> Standing<'a> {
             Step::Leaves => {
                 // By who lacks a leaf, not by counting: links may have been made or removed meanwhile.
                 let lack = self.seats.iter().filter(|s| !s.is_new && self.is_awaited(s));
-                lack.map(|s| s.level).min().map_or((Step::Drain, 0), |level| (Step::Leaves, level))
+                lack.map(|s| s.level).min().map_or((Step::TrustNew, 0), |level| (Step::Leaves, level))
             }
-            Step::Drain => (Step::TrustNew, 0),
-            Step::TrustNew => (Step::Cut, levels.last().copied().unwrap_or(0)),
+            Step::TrustNew => (Step::Drain, levels.first().copied().unwrap_or(0)),
+            Step::Drain => {
+                let above = levels.range(self.level + 1..).next();
+                let highest = levels.last().copied().unwrap_or(0);
+                above.map_or((Step::Cut, highest), |level| (Step::Drain, *level))
+            }
             Step::Cut => {
                 let below = levels.range(..self.level).next_back();
                 below.map_or((Step::Done, 0), |level| (Step::Cut, *level))
@@ -129,15 +136,30 @@ impl<'a> Standing<'a> {
             Step::TrustBoth => unless(told.is_some_and(|p| p.trust == *self.trust), "does not trust both yet"),
             Step::TrustNew => unless(told.is_some_and(|p| p.trust == *self.trust), "still trusts the old authority"),
             Step::Leaves => unless(seat.level != self.level || seat.is_new, "has no leaf of the new authority yet"),
-            Step::Drain => unless(
-                told.is_none_or(|p| p.older_connections == 0),
-                "has connections that use its old leaf, for transfers under way",
-            ),
+            Step::Drain if seat.level == self.level && told.is_none_or(|p| p.rounds < seat.rounds) => {
+                Some("has not made its connections anew yet")
+            }
+            Step::Drain => self.drains(seat),
             Step::Cut => unless(
                 seat.level != self.level || told.is_some_and(|p| p.cuts >= seat.cuts),
                 "has not cut its old connections yet",
             ),
             Step::Done => None,
+        }
+    }
+
+    /// Once all have made their connections anew: whether older ones may go on at a seat, or have to because there are no
+    /// others yet.
+    fn drains(&self, seat: &Seat) -> Option<&'static str> {
+        let told = seat.told.as_ref().filter(|p| p.older_connections > 0)?;
+        if self.seats.iter().any(|s| s.level > self.level) {
+            None
+        } else if self.age < self.drain {
+            Some("has older connections, for transfers under way")
+        } else if seat.level > 0 && told.connections == 0 && self.age < PATIENCE {
+            Some("has older connections alone")
+        } else {
+            None
         }
     }
 

@@ -82,6 +82,7 @@ pub fn told(result: &[u8], told_at: i64) -> Result<Option<Told>> {
     let profile = |p: proto::ProfileStatus| status::Profile {
         name: clean(&p.name),
         edition: p.edition,
+        rounds: p.rounds,
         cuts: p.cuts,
         trust: p.trust.iter().map(|digest| muster_pki::hex(digest)).collect(),
         serial: muster_pki::hex(&p.serial),
@@ -141,6 +142,7 @@ fn profile(it: &Profile) -> proto::Profile {
         name: it.name.clone(),
         trust: it.trust.iter().cloned().map(Into::into).collect(),
         edition: it.turn.edition,
+        rounds: it.turn.rounds,
         cuts: it.turn.cuts,
     }
 }

@@ -269,15 +269,28 @@ fn a_leaf_is_replaced_when_it_is_old_or_of_another_edition() {
 #[test]
 fn a_new_leaf_raises_the_ordinal_alone_and_a_cut_closes_what_is_older() {
     let mut held = Held::default();
-    held.cut(4);
+    held.follow(4, 4);
     assert_eq!((held.ordinal, held.oldest), (0, 0), "before the first leaf there is nothing to cut");
     held.take(leaf(1, 0, 1));
     held.take(leaf(1, 0, 1));
     assert_eq!((held.ordinal, held.oldest), (2, 0));
-    held.cut(5);
+    held.follow(5, 5);
     assert_eq!((held.ordinal, held.oldest), (3, 3));
-    held.cut(5);
+    held.follow(5, 5);
     assert_eq!((held.ordinal, held.oldest), (3, 3), "a cut is made once");
     held.take(leaf(1, 0, 1));
     assert_eq!((held.ordinal, held.oldest), (4, 3));
+}
+
+#[test]
+fn connections_of_a_round_outlive_the_cut_of_those_before_and_a_leaf_between_changes_nothing_of_that() {
+    let mut held = Held::default();
+    held.take(leaf(1, 0, 1));
+    held.follow(1, 0);
+    assert_eq!((held.ordinal, held.oldest), (2, 0), "made anew beside those that are there");
+    held.take(leaf(1, 0, 1));
+    held.follow(1, 1);
+    assert_eq!((held.ordinal, held.oldest), (3, 2));
+    held.follow(3, 2);
+    assert_eq!((held.ordinal, held.oldest), (4, 4), "who comes late makes up for all of it");
 }

@@ -259,7 +259,7 @@ pub fn told(turn: &Turn) -> Option<(&Settled, bool)> {
 
 pub fn profile(name: &str, authorities: &[&Authority]) -> proto::Profile {
     let trust = authorities.iter().map(|a| a.der.clone().into()).collect();
-    proto::Profile { name: name.into(), trust, edition: 1, cuts: 0 }
+    proto::Profile { name: name.into(), trust, edition: 1, ..proto::Profile::default() }
 }
 
 pub fn interior(router: &str) -> proto::Site {

@@ -460,6 +460,7 @@ impl Networks {
                     for site in &concern.sites {
                         let profile = member_profile(&NetworkId(on.id.clone()));
                         store::raise_profile(&mut tx, &site.0, &profile, 0, 1).await?;
+                        store::cut_profile(&mut tx, &site.0, &profile).await?;
                     }
                 }
                 self.let_go(&mut tx, seq, &row, "it was evicted from its application network").await?;

@@ -1,6 +1,9 @@
 //! From rows to documents: what concerns some sites is loaded, planned, and put before their agents.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use futures::future::BoxFuture;
 use muster_pki::{hex, sha256};
@@ -174,6 +177,7 @@ pub async fn load(conn: &mut Conn, certificates: &Certificates, concern: &Concer
     let backbones = parts.interiors.iter().map(|s| backbone_line(&BackboneId(s.backbone_id.clone())));
     let networks = parts.networks.iter().map(|n| network_line(&NetworkId(n.id.clone())));
     let trust = certificates.trusted(conn, &set(backbones.chain(networks))).await?;
+    let trust = trust.into_iter().map(|(line, der)| (line, der.into())).collect();
     parts.snapshot(composed, profiles, trust)
 }
 
@@ -248,7 +252,7 @@ impl Parts {
         self,
         composed: Composed,
         profiles: Vec<ProfileRow>,
-        trust: BTreeMap<String, Vec<Vec<u8>>>,
+        trust: BTreeMap<String, Arc<[Vec<u8>]>>,
     ) -> Result<Snapshot> {
         let mut uplinks = BTreeMap::<String, Vec<(AccessPointId, u32)>>::new();
         for it in self.uplinks {
@@ -365,7 +369,8 @@ fn decision(it: DecisionRow) -> Result<((MemberId, EndpointId), plan::Decision)>
 }
 
 fn turn(it: ProfileRow) -> Result<((String, String), plan::Turn)> {
-    Ok(((it.owner, it.name), plan::Turn { edition: number(it.edition)?, cuts: number(it.cuts)? }))
+    let turn = plan::Turn { edition: number(it.edition)?, rounds: number(it.rounds)?, cuts: number(it.cuts)? };
+    Ok(((it.owner, it.name), turn))
 }
 
 impl TryFrom<AttachmentRow> for plan::Attachment {

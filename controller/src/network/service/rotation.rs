@@ -249,17 +249,22 @@ impl Networks {
                 }
             }
             Step::TrustNew => certificates.retire_line(tx, &line.name(), false).await?,
-            Step::Cut => {
+            Step::Drain => {
                 for seat in of_level() {
                     store::raise_profile(tx, &seat.owner, &seat.profile, 0, 1).await?;
                 }
             }
-            Step::TrustBoth | Step::Drain | Step::Done => {}
+            Step::Cut => {
+                for seat in of_level() {
+                    store::cut_profile(tx, &seat.owner, &seat.profile).await?;
+                }
+            }
+            Step::TrustBoth | Step::Done => {}
         }
         match step {
-            Step::Leaves | Step::Cut => Ok(concern(of_level())),
+            Step::Leaves | Step::Drain | Step::Cut => Ok(concern(of_level())),
             Step::TrustNew => everybody(tx, line).await,
-            Step::TrustBoth | Step::Drain | Step::Done => Ok(Concern::default()),
+            Step::TrustBoth | Step::Done => Ok(Concern::default()),
         }
     }
 
@@ -295,6 +300,7 @@ fn fill(seat: &mut Seat, agent: Option<&String>, standings: &Standings, turns: &
     seat.is_there = agent.is_some() && told.is_none_or(|t| t.router.state != RouterState::Rendered);
     seat.told = told.and_then(|t| t.profiles.iter().find(|p| p.name == seat.profile).cloned());
     let turn = turns.iter().find(|t| t.owner == seat.owner && t.name == seat.profile);
+    seat.rounds = turn.map_or(0, |t| u32::try_from(t.rounds).unwrap_or(u32::MAX));
     seat.cuts = turn.map_or(0, |t| u32::try_from(t.cuts).unwrap_or(u32::MAX));
 }
 

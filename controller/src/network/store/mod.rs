@@ -170,6 +170,7 @@ pub struct ProfileRow {
     pub owner: String,
     pub name: String,
     pub edition: i64,
+    pub rounds: i64,
     pub cuts: i64,
 }
 
@@ -252,7 +253,7 @@ tables! {
         "endpoint_id, service_link_id";
     DecisionRow: "select member_id, endpoint_id, generation, accepted, host, port, at from network_decision",
         "member_id, endpoint_id";
-    ProfileRow: "select owner, name, edition, cuts from network_profile", "owner, name";
+    ProfileRow: "select owner, name, edition, rounds, cuts from network_profile", "owner, name";
 }
 
 mod composition;
@@ -481,11 +482,18 @@ pub async fn insert_uplinks(conn: &mut Conn, member: &str, invitation: &str) -> 
 }
 
 /// Raises where a profile stands, by so much.
-pub async fn raise_profile(conn: &mut Conn, owner: &str, name: &str, editions: i64, cuts: i64) -> Result<()> {
-    let text = "insert into network_profile (owner, name, edition, cuts) values ($1, $2, 1 + $3, $4) \
+pub async fn raise_profile(conn: &mut Conn, owner: &str, name: &str, editions: i64, rounds: i64) -> Result<()> {
+    let text = "insert into network_profile (owner, name, edition, rounds, cuts) values ($1, $2, 1 + $3, $4, 0) \
                 on conflict (owner, name) do update set edition = network_profile.edition + $3, \
-                cuts = network_profile.cuts + $4";
-    query(text.into()).bind(owner.to_owned()).bind(name.to_owned()).bind(editions).bind(cuts).execute(conn).await?;
+                rounds = network_profile.rounds + $4";
+    query(text.into()).bind(owner.to_owned()).bind(name.to_owned()).bind(editions).bind(rounds).execute(conn).await?;
+    Ok(())
+}
+
+/// Closes the connections of a profile from before their last round.
+pub async fn cut_profile(conn: &mut Conn, owner: &str, name: &str) -> Result<()> {
+    let text = "update network_profile set cuts = rounds where owner = $1 and name = $2";
+    query(text.into()).bind(owner.to_owned()).bind(name.to_owned()).execute(conn).await?;
     Ok(())
 }
 

@@ -44,8 +44,8 @@ fn add_network(it: &mut Snapshot, id: &str, port: u16) {
     let network = Network { id: id.into(), backbone: "bb".into(), tenant: format!("t-{id}"), phase: Phase::Active };
     it.networks.insert(id.into(), network);
     it.ports.push(Port { access_point: "edge".into(), network: id.into(), port });
-    it.trust.insert(format!("network/{id}"), vec![id.as_bytes().to_vec()]);
-    it.trust.insert("backbone/bb".into(), vec![b"bb".to_vec()]);
+    it.trust.insert(format!("network/{id}"), [id.as_bytes().to_vec()].into());
+    it.trust.insert("backbone/bb".into(), [b"bb".to_vec()].into());
 }
 
 fn member(id: &str, network: &str) -> Member {

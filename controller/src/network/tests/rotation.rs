@@ -42,7 +42,7 @@ fn standing<'a>(step: Step, level: i64, age: i64, seats: &'a [Seat], trust: &'a 
 }
 
 #[test]
-fn listening_ends_get_their_leaves_first_and_are_cut_last() {
+fn listening_ends_begin_and_are_cut_last() {
     let both = set(&["old", "new"]);
     let mut seats = vec![at(0), at(1), at(2)];
     assert_eq!(standing(Step::TrustBoth, 0, 0, &seats, &both).next(), Some((Step::Leaves, 0)));
@@ -50,16 +50,24 @@ fn listening_ends_get_their_leaves_first_and_are_cut_last() {
         let now = i64::try_from(level).expect("small");
         assert_eq!(standing(Step::Leaves, now, 0, &seats, &both).next(), None);
         seats[level].is_new = true;
-        let next = if level == 2 { (Step::Drain, 0) } else { (Step::Leaves, now + 1) };
+        let next = if level == 2 { (Step::TrustNew, 0) } else { (Step::Leaves, now + 1) };
         assert_eq!(standing(Step::Leaves, now, 0, &seats, &both).next(), Some(next));
     }
     let new = set(&["new"]);
     assert_eq!(standing(Step::TrustNew, 0, 0, &seats, &new).waits_for().len(), 3);
     for seat in &mut seats {
         seat.told = Some(Profile { trust: new.clone(), ..Profile::default() });
-        seat.cuts = 1;
     }
-    assert_eq!(standing(Step::TrustNew, 0, 0, &seats, &new).next(), Some((Step::Cut, 2)));
+    assert_eq!(standing(Step::TrustNew, 0, 0, &seats, &new).next(), Some((Step::Drain, 0)));
+    for level in 0..3_usize {
+        let now = i64::try_from(level).expect("small");
+        seats[level].rounds = 1;
+        assert_eq!(standing(Step::Drain, now, 2 * DRAIN, &seats, &new).next(), None, "no time makes up for that");
+        seats[level].told.as_mut().expect("told").rounds = 1;
+        let next = if level == 2 { (Step::Cut, 2) } else { (Step::Drain, now + 1) };
+        assert_eq!(standing(Step::Drain, now, 0, &seats, &new).next(), Some(next));
+    }
+    seats.iter_mut().for_each(|seat| seat.cuts = 1);
     assert_eq!(standing(Step::Cut, 2, 0, &seats, &new).next(), None);
     for level in [2_usize, 1, 0] {
         seats[level].told.as_mut().expect("told").cuts = 1;
@@ -74,21 +82,34 @@ fn a_transfer_may_drain_for_an_hour_and_a_dead_site_is_waited_for_as_long() {
     let new = set(&["new"]);
     let mut seats = vec![at(0), at(1)];
     seats[0].told.as_mut().expect("told").older_connections = 3;
-    assert_eq!(standing(Step::Drain, 0, DRAIN - 1, &seats, &new).next(), None);
-    assert_eq!(standing(Step::Drain, 0, DRAIN, &seats, &new).next(), Some((Step::TrustNew, 0)));
+    assert_eq!(standing(Step::Drain, 0, 0, &seats, &new).next(), Some((Step::Drain, 1)), "the others go on meanwhile");
+    assert_eq!(standing(Step::Drain, 1, DRAIN - 1, &seats, &new).next(), None);
+    assert_eq!(standing(Step::Drain, 1, DRAIN, &seats, &new).next(), Some((Step::Cut, 1)));
     seats[0].is_new = true;
     let late = standing(Step::Leaves, 1, PATIENCE, &seats, &new);
     assert_eq!(late.next(), None, "one that home hears from is waited for, however long it takes");
     seats[1].is_away = true;
     assert_eq!(standing(Step::Leaves, 1, PATIENCE - 1, &seats, &new).next(), None);
     let late = standing(Step::Leaves, 1, PATIENCE, &seats, &new);
-    assert_eq!((late.next(), late.left_behind()), (Some((Step::Drain, 0)), set(&["site 1"])));
+    assert_eq!((late.next(), late.left_behind()), (Some((Step::TrustNew, 0)), set(&["site 1"])));
     seats[1].is_there = false;
     assert_eq!(
         standing(Step::Leaves, 1, 0, &seats, &new).next(),
-        Some((Step::Drain, 0)),
+        Some((Step::TrustNew, 0)),
         "nobody is there to wait for"
     );
+}
+
+#[test]
+fn a_site_that_has_older_connections_alone_is_not_cut_off() {
+    let new = set(&["new"]);
+    let mut seats = vec![at(0), at(1)];
+    seats[1].told.as_mut().expect("told").older_connections = 1;
+    let next = |age, seats: &[Seat]| Standing { drain: 0, ..standing(Step::Drain, 1, age, seats, &new) }.next();
+    assert_eq!(next(PATIENCE - 1, &seats), None);
+    assert_eq!(next(PATIENCE, &seats), Some((Step::Cut, 1)));
+    seats[1].told.as_mut().expect("told").connections = 1;
+    assert_eq!(next(0, &seats), Some((Step::Cut, 1)));
 }
 
 #[test]
@@ -143,6 +164,7 @@ impl Obedient {
             profiles.push(proto::ProfileStatus {
                 name: profile.name.clone(),
                 edition: *edition,
+                rounds: profile.rounds,
                 cuts: profile.cuts,
                 trust: profile.trust.iter().map(|der| sha256(der).to_vec().into()).collect(),
                 serial: muster_pki::unhex(&leaf::read(der).expect("a leaf").serial).into(),
@@ -220,8 +242,16 @@ async fn a_rotation_goes_through_all_sites_in_order_and_leaves_one_authority() {
             }
         }
         let steps: Vec<_> = seen.iter().map(|(step, level)| (step.as_str(), *level)).collect();
-        let wanted =
-            [("leaves", 0), ("leaves", 1), ("drain", 0), ("trust_new", 0), ("cut", 1), ("cut", 0), ("done", 0)];
+        let wanted = [
+            ("leaves", 0),
+            ("leaves", 1),
+            ("trust_new", 0),
+            ("drain", 0),
+            ("drain", 1),
+            ("cut", 1),
+            ("cut", 0),
+            ("done", 0),
+        ];
         assert_eq!(steps, wanted);
         let changed = agents.leaves.iter().filter(|(held, leaf)| first[*held] != **leaf);
         let names: BTreeSet<_> = changed.map(|((agent, profile), _)| (agent.0.as_str(), profile.as_str())).collect();

@@ -16,8 +16,9 @@ use crate::cli::{
 /// A step may take this long.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// When old connections are cut, requests may be without an answer for this long.
-const GAP: Duration = Duration::from_secs(10);
+/// While an authority is replaced, requests may be without an answer for this long: less than it takes a router to
+/// connect again.
+const GAP: Duration = Duration::from_secs(2);
 
 /// Sends bytes through both ingresses, takes one away, and sends a member away. Where no router is installed it looks at
 /// the configurations that the agents wrote instead, and says so.
@@ -68,8 +69,7 @@ fn must_say(house: &mut House, url: &str, text: &str) -> Result {
     said.map_err(|failure| Failure::failed(format!("{failure}; it said: {last}")))
 }
 
-/// Replaces the authority of a line while requests go through the network. Gives the longest time without an answer, which
-/// is where old connections are cut.
+/// Replaces the authority of a line while requests go through the network. Gives the longest time without an answer.
 fn must_rotate(house: &mut House, client: &Client, line: &str, door: &str) -> Result<Duration> {
     let path = format!("{line}/rotation");
     client.act(Method::POST, &path, Some(&serde_json::json!({"drain_seconds": 2})))?;
