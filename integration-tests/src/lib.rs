@@ -3,8 +3,10 @@
 pub mod browser;
 pub mod cluster;
 pub mod host;
+pub mod network;
 pub mod processes;
 pub mod raw;
+pub mod site;
 pub mod world;
 
 pub use world::World;

@@ -208,7 +208,7 @@ impl Processes {
         self.agent = Some(command.spawn().expect("it starts"));
     }
 
-    fn program(&self, name: &str, crash: Option<&str>) -> Command {
+    pub(crate) fn program(&self, name: &str, crash: Option<&str>) -> Command {
         let log = fs::File::options().create(true).append(true).open(self.dir.path().join(format!("{name}.log")));
         let log = log.expect("a log");
         let mut command = Command::new(programs().join(name));

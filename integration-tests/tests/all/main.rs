@@ -6,6 +6,7 @@ mod crash;
 mod database;
 mod enrolment;
 mod malformed;
+mod network;
 mod replicas;
 mod restored;
 mod session;

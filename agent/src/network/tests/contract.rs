@@ -12,7 +12,7 @@ use muster_proto::network::{self as proto, Role};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    peer::PeerHost,
+    peer_host::PeerHost,
     rig::{self, Authority, Home, Site},
 };
 use crate::{

@@ -1,6 +1,7 @@
 mod contract;
 mod pages;
 mod peer;
+mod peer_host;
 mod plans;
 mod processes;
 mod rig;

@@ -1,17 +1,15 @@
-//! A stand-in for a router's management, with its quirks, and a host on which it is started in the router's place.
+//! A stand-in for a router's management, with its quirks.
 //!
 //! It keeps entities, binds the ports of listeners, and has neither links nor routing. What it answers is held to what
-//! the real router answered, see `contract`.
+//! the real router answered, see `contract`. It knows nothing of the agent, so that stories of the whole house can start
+//! it as a program of its own.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::SocketAddr,
     path::Path,
-    sync::{
-        Arc, Mutex, Weak,
-        atomic::{AtomicI32, Ordering},
-    },
+    sync::{Arc, Mutex, Weak},
 };
 
 use fe2o3_amqp::{
@@ -22,26 +20,36 @@ use fe2o3_amqp::{
         primitives::{SimpleValue, Value as Amqp},
     },
 };
-use futures::future::BoxFuture;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use serde_json::{Map, Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::TlsAcceptor;
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tokio_util::task::AbortOnDropHandle;
 
-use crate::{
-    host::{Exit, Facts, Host, Machine, NoProgram, NotStarted, Program, Sample, Watch},
-    ledger::Group,
-    network::{
-        management::{Answer, from_amqp, to_amqp},
-        model::{Attributes, Kind, OWN, Value},
-    },
-};
+/// The router's words for what it keeps, in start-up files and in management, and whether it can change one that exists.
+const KINDS: [(&str, &str, bool); 7] = [
+    ("vhost", "io.skupper.router.vhost", true),
+    ("sslProfile", "io.skupper.router.sslProfile", true),
+    ("address", "io.skupper.router.router.config.address", false),
+    ("listener", LISTENER, false),
+    ("connector", CONNECTOR, false),
+    ("tcpConnector", "io.skupper.router.tcpConnector", false),
+    ("tcpListener", TCP_LISTENER, false),
+];
+const LISTENER: &str = "io.skupper.router.listener";
+const CONNECTOR: &str = "io.skupper.router.connector";
+const TCP_LISTENER: &str = "io.skupper.router.tcpListener";
 
-/// A host whose long-lived programs are peers of ours.
-pub struct PeerHost {
-    machine: Machine,
-    peers: Mutex<BTreeMap<i32, Arc<Peer>>>,
-    next: AtomicI32,
+/// How the names begin of what an agent has for itself.
+const OWN: &str = "muster-agent";
+
+type Attributes = Map<String, Value>;
+
+/// What management answers: a number as in HTTP, words, and what was asked for.
+struct Answer {
+    status: i32,
+    description: String,
+    body: Attributes,
 }
 
 /// One peer.
@@ -83,146 +91,73 @@ fn framed(body: &[u8]) -> Vec<u8> {
     [&[0, 0, 0, length, 2, 1, 0, 0], body].concat()
 }
 
-impl PeerHost {
-    pub fn new() -> Arc<Self> {
-        let next = AtomicI32::new(2_000_000_000);
-        Arc::new(Self { machine: Machine::new(None), peers: Mutex::default(), next })
-    }
-
-    fn peer(&self, group: &Group) -> Option<Arc<Peer>> {
-        self.peers.lock().unwrap().get(&group.pgid).cloned()
-    }
-}
-
-impl Host for PeerHost {
-    fn run<'a>(
-        &'a self,
-        program: Program,
-        cancel: CancellationToken,
-        watch: &'a dyn Watch,
-    ) -> BoxFuture<'a, Result<Exit, NotStarted>> {
-        self.machine.run(program, cancel, watch)
-    }
-
-    fn start<'a>(
-        &'a self,
-        program: Program,
-        _: &'a Path,
-        watch: &'a dyn Watch,
-    ) -> BoxFuture<'a, Result<(), NotStarted>> {
-        Box::pin(async move {
-            let pgid = self.next.fetch_add(1, Ordering::Relaxed);
-            let group = Group { pgid, started: 1, boot_id: self.boot_id() };
-            watch.grouped(group).map_err(|e| NotStarted(e.to_string()))?;
-            if let Some(peer) = Peer::start(Path::new(&program.args[1])) {
-                self.peers.lock().unwrap().insert(pgid, peer);
-            }
-            Ok(())
-        })
-    }
-
-    fn is_alive(&self, group: &Group) -> bool {
-        self.peer(group).is_some()
-    }
-
-    fn ask_to_end(&self, group: &Group) {
-        self.peers.lock().unwrap().remove(&group.pgid);
-    }
-
-    fn groups_in(&self, _: &Path) -> Vec<Group> {
-        Vec::new()
-    }
-
-    fn listens_on(&self, group: &Group) -> BTreeSet<SocketAddr> {
-        let Some(peer) = self.peer(group) else { return BTreeSet::new() };
-        let state = peer.state.lock().unwrap();
-        let bound = state.bound.values().filter_map(|listener| listener.local_addr().ok());
-        bound.chain(state.own).collect()
-    }
-
-    fn end_group<'a>(&'a self, group: &'a Group) -> BoxFuture<'a, ()> {
-        self.ask_to_end(group);
-        Box::pin(async {})
-    }
-
-    fn executable(&self, path: &Path) -> Result<(), NoProgram> {
-        self.machine.executable(path)
-    }
-
-    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        self.machine.read(path)
-    }
-
-    fn now_ms(&self) -> i64 {
-        self.machine.now_ms()
-    }
-
-    fn boot_id(&self) -> String {
-        self.machine.boot_id()
-    }
-
-    fn facts(&self) -> Facts {
-        self.machine.facts()
-    }
-
-    fn sample(&self, path: &Path) -> Sample {
-        self.machine.sample(path)
-    }
-
-    fn free_bytes(&self, path: &Path) -> Option<u64> {
-        self.machine.free_bytes(path)
-    }
-}
-
 fn full_name(short: &str) -> String {
-    match short {
-        "address" => Kind::Address.full_name().to_owned(),
-        other => format!("io.skupper.router.{other}"),
+    let known = KINDS.into_iter().find(|(name, ..)| *name == short);
+    known.map_or_else(|| format!("io.skupper.router.{short}"), |(_, full, _)| full.to_owned())
+}
+
+/// Whether a kind is kept, and if so, whether one that exists can be changed.
+fn is_changed(full_name: &str) -> Option<bool> {
+    KINDS.into_iter().find(|(_, full, _)| *full == full_name).map(|(.., changed)| changed)
+}
+
+/// A value as the router may spell it elsewhere: ports are texts.
+fn text(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
     }
 }
 
-fn kept(full_name: &str) -> Option<Kind> {
-    Kind::ALL.into_iter().find(|kind| kind.full_name() == full_name)
+fn port(value: &Value) -> Option<u16> {
+    text(value).parse().ok()
 }
 
 impl Peer {
     /// A peer as its start-up file says; none when it would end at once, as for a first listener that cannot be bound.
-    fn start(file: &Path) -> Option<Arc<Self>> {
-        let text = std::fs::read(file).ok()?;
-        let entities: Vec<(String, Attributes)> = serde_json::from_slice(&text).ok()?;
+    pub fn start(file: &Path) -> Option<Arc<Self>> {
+        let entities: Vec<(String, Attributes)> = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
         let find = |kind: &str| entities.iter().find(|(k, _)| k == kind).map(|(_, attributes)| attributes.clone());
         let (profile, listener) = (find("sslProfile")?, find("listener")?);
         let tls = tls(&profile)?;
-        let own = std::net::TcpListener::bind(("127.0.0.1", u16::try_from(listener["port"].number()?).ok()?)).ok()?;
+        let own = std::net::TcpListener::bind(("127.0.0.1", port(&listener["port"])?)).ok()?;
         own.set_nonblocking(true).ok()?;
         let state = State { own: own.local_addr().ok(), ..State::default() };
         let peer = Arc::new(Self { state: Mutex::new(state), serving: Mutex::default() });
         for (short, mut attributes) in entities {
-            let name = attributes.remove("name").map(|name| name.text());
-            let name = name.or_else(|| attributes.get("hostname").map(|host| format!("vhost/{}", host.text())));
+            let name = attributes.remove("name").map(|name| text(&name));
+            let name = name.or_else(|| attributes.get("hostname").map(|host| format!("vhost/{}", text(host))));
             peer.make(&full_name(&short), &name.unwrap_or(short), attributes);
         }
         let serving = tokio::spawn(serve(Arc::downgrade(&peer), own, tls));
         *peer.serving.lock().unwrap() = Some(AbortOnDropHandle::new(serving));
-        // What serves holds the peer: it ends when the host forgets it.
+        // What serves does not hold the peer: it ends when it is forgotten.
         Some(peer)
+    }
+
+    /// Where it accepts connections.
+    pub fn listens(&self) -> BTreeSet<SocketAddr> {
+        let state = self.state.lock().unwrap();
+        let bound = state.bound.values().filter_map(|listener| listener.local_addr().ok());
+        bound.chain(state.own).collect()
     }
 
     fn make(&self, full_name: &str, name: &str, mut attributes: Attributes) {
         let mut state = self.state.lock().unwrap();
         let is_own = name.starts_with(OWN);
-        let host = attributes.get("host").map(Value::text).unwrap_or_default();
-        let port = attributes.get("port").and_then(Value::number).and_then(|port| u16::try_from(port).ok());
-        if full_name == Kind::TcpListener.full_name() {
+        let host = attributes.get("host").map(text).unwrap_or_default();
+        let port = attributes.get("port").and_then(port);
+        if full_name == TCP_LISTENER {
             // While nothing behind its address can be reached no port is tried, so that no conflict shows.
             attributes.insert("operStatus".into(), "down".into());
             attributes.insert("connectionMsg".into(), "".into());
         }
-        if full_name == Kind::Connector.full_name() {
+        if full_name == CONNECTOR {
             attributes.insert("connectionStatus".into(), "CONNECTING".into());
             attributes.insert("connectionMsg".into(), "Connection refused".into());
         }
-        if let (Kind::Listener, Some(port), false) = (kept(full_name).unwrap_or(Kind::Address), port, is_own)
+        if let (LISTENER, Some(port), false) = (full_name, port, is_own)
             && let Ok(listener) = std::net::TcpListener::bind((host.as_str(), port))
         {
             state.bound.insert(name.to_owned(), listener);
@@ -231,7 +166,7 @@ impl Peer {
     }
 
     /// What management answers; nothing to a request without an address for the answer.
-    pub fn answer(&self, properties: &BTreeMap<String, String>, body: &Attributes) -> Answer {
+    fn answer(&self, properties: &BTreeMap<String, String>, body: &Attributes) -> Answer {
         let property = |name: &str| properties.get(name).map(String::as_str).unwrap_or_default();
         match property("operation") {
             "QUERY" => self.query(property("entityType"), body),
@@ -242,7 +177,8 @@ impl Peer {
     fn query(&self, full_name: &str, body: &Attributes) -> Answer {
         let state = self.state.lock().unwrap();
         // A short name finds entities of configuration, and nothing of what the router's core holds, without an error.
-        let known = kept(&self::full_name(full_name)).map_or(full_name, |kind| kind.full_name());
+        let long = self::full_name(full_name);
+        let known = is_changed(&long).map_or(full_name, |_| &long);
         let found: Vec<_> = state.entities.iter().filter(|(_, (kind, _))| kind == known).collect();
         let mut rows: Vec<Attributes> = found
             .into_iter()
@@ -253,26 +189,27 @@ impl Peer {
             })
             .collect();
         if full_name.ends_with(".routerMetrics") {
-            rows.push(Attributes::from([("".into(), "3.5.1".into()), ("residentMemoryUsage".into(), 1_u32.into())]));
+            rows.push(Attributes::from_iter([
+                (String::new(), "3.5.1".into()),
+                ("residentMemoryUsage".to_owned(), 1.into()),
+            ]));
         }
         let asked = match body.get("attributeNames") {
-            Some(Value::List(names)) => names.iter().map(Value::text).collect::<BTreeSet<_>>(),
+            Some(Value::Array(names)) => names.iter().map(text).collect::<BTreeSet<_>>(),
             _ => BTreeSet::new(),
         };
         let all: BTreeSet<_> = rows.iter().flat_map(|row| row.keys().cloned()).collect();
         let names: Vec<_> = if asked.is_empty() { all } else { asked }.into_iter().collect();
         let value = |row: &Attributes, name: &String| row.get(name).cloned().unwrap_or(Value::Null);
-        let row = |row: &Attributes| Value::List(names.iter().map(|name| value(row, name)).collect());
-        let results = Value::List(rows.iter().map(row).collect());
-        let names = Value::List(names.iter().map(|name| name.as_str().into()).collect());
-        said(200, "OK", Attributes::from([("attributeNames".into(), names), ("results".into(), results)]))
+        let results: Vec<Value> = rows.iter().map(|row| names.iter().map(|name| value(row, name)).collect()).collect();
+        let body = [("attributeNames".to_owned(), json!(names)), ("results".to_owned(), json!(results))];
+        said(200, "OK", Attributes::from_iter(body))
     }
 
     fn one(&self, operation: &str, full_name: &str, name: &str, body: &Attributes) -> Answer {
         let found = self.state.lock().unwrap().entities.get(name).cloned();
         let found = found.filter(|(kind, _)| kind == full_name);
-        let kind = kept(full_name);
-        match (operation, found, kind) {
+        match (operation, found, is_changed(full_name)) {
             (_, _, None) => said(400, "No such entity type", Attributes::new()),
             ("CREATE", _, Some(_)) => self.create(full_name, name, body),
             (_, None, _) => said(404, &format!("No entity with name={name}"), Attributes::new()),
@@ -286,19 +223,19 @@ impl Peer {
                 state.bound.remove(name);
                 said(204, "No Content", Attributes::new())
             }
-            ("UPDATE", Some((_, mut attributes)), Some(kind)) if kind.is_updated() => {
+            ("UPDATE", Some((_, mut attributes)), Some(true)) => {
                 attributes.extend(body.clone());
                 // Values are shown whether they could be used or not.
                 let files = ["caCertFile", "certFile", "privateKeyFile"];
                 let is_missing =
-                    |name: &&str| attributes.get(*name).is_some_and(|path| !Path::new(&path.text()).exists());
+                    |name: &&str| attributes.get(*name).is_some_and(|path| !Path::new(&text(path)).exists());
                 let bad = files.into_iter().find(is_missing);
                 self.state.lock().unwrap().entities.insert(name.into(), (full_name.into(), attributes.clone()));
                 attributes.insert("name".into(), name.into());
                 match bad {
                     None => said(200, "OK", attributes),
                     Some(bad) => {
-                        let path = attributes[bad].text();
+                        let path = text(&attributes[bad]);
                         let why = format!("Failed to configure TLS {bad} '{path}' from sslProfile '{name}'");
                         said(500, &format!("CError: Configuration: {why}"), Attributes::new())
                     }
@@ -320,7 +257,7 @@ impl Peer {
             let why = format!("Unknown attribute 'no-such-attribute' for '{full_name}'");
             return said(400, &why, Attributes::new());
         }
-        let place = || format!("listener/{}:{}", body["host"].text(), body["port"].text());
+        let place = || format!("listener/{}:{}", text(&body["host"]), text(&body["port"]));
         let name = if name.is_empty() { place() } else { name.to_owned() };
         let existing = self.state.lock().unwrap().entities.get(&name).map(|(kind, _)| kind.clone());
         if let Some(existing) = existing {
@@ -341,12 +278,12 @@ fn class(full_name: &str) -> String {
     format!("{}{}Entity", short[..1].to_uppercase(), &short[1..])
 }
 
-fn said(status: i64, description: &str, body: Attributes) -> Answer {
+fn said(status: i32, description: &str, body: Attributes) -> Answer {
     Answer { status, description: description.into(), body }
 }
 
 fn tls(profile: &Attributes) -> Option<TlsAcceptor> {
-    let path = |name: &str| profile[name].text();
+    let path = |name: &str| text(&profile[name]);
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(path("caCertFile")).ok()?).ok()?;
     let provider = muster_pki::tls::provider();
@@ -403,10 +340,10 @@ fn answered(
 ) -> (bool, Message<fe2o3_amqp::types::messaging::AmqpValue<Amqp>>) {
     let properties = request.properties.unwrap_or_default();
     let asked = request.application_properties.map(|p| p.0).unwrap_or_default();
-    let asked = asked.into_iter().map(|(name, value)| (name, from_amqp(value.into()).text())).collect();
+    let asked = asked.into_iter().map(|(name, value)| (name, text(&from_amqp(value.into())))).collect();
     let body = match request.body {
         Body::Value(value) => match from_amqp(value.0) {
-            Value::Map(map) => map,
+            Value::Object(map) => map,
             _ => Attributes::new(),
         },
         _ => Attributes::new(),
@@ -414,16 +351,43 @@ fn answered(
     let answer = peer.answer(&asked, &body);
     let mut answering = Properties::new();
     answering.correlation_id = properties.correlation_id;
-    let status = i32::try_from(answer.status).unwrap();
     let message = Message::builder()
         .properties(answering)
         .application_properties(
             ApplicationProperties::builder()
-                .insert("statusCode", SimpleValue::Int(status))
+                .insert("statusCode", SimpleValue::Int(answer.status))
                 .insert("statusDescription", SimpleValue::String(answer.description))
                 .build(),
         )
-        .value(to_amqp(&Value::Map(answer.body)))
+        .value(to_amqp(&Value::Object(answer.body)))
         .build();
     (properties.reply_to.is_some(), message)
+}
+
+fn to_amqp(value: &Value) -> Amqp {
+    match value {
+        Value::Null => Amqp::Null,
+        Value::Bool(flag) => Amqp::Bool(*flag),
+        Value::Number(number) => Amqp::Long(number.as_i64().unwrap_or_default()),
+        Value::String(text) => Amqp::String(text.clone()),
+        Value::Array(list) => Amqp::List(list.iter().map(to_amqp).collect()),
+        Value::Object(map) => {
+            Amqp::Map(map.iter().map(|(name, value)| (Amqp::String(name.clone()), to_amqp(value))).collect())
+        }
+    }
+}
+
+fn from_amqp(value: Amqp) -> Value {
+    match value {
+        Amqp::Bool(flag) => flag.into(),
+        Amqp::Int(number) => number.into(),
+        Amqp::Long(number) => number.into(),
+        Amqp::String(text) => text.into(),
+        Amqp::Symbol(text) => text.0.into(),
+        Amqp::List(list) => list.into_iter().map(from_amqp).collect(),
+        Amqp::Map(map) => {
+            Value::Object(map.into_iter().map(|(name, value)| (text(&from_amqp(name)), from_amqp(value))).collect())
+        }
+        _ => Value::Null,
+    }
 }

@@ -14,6 +14,7 @@ use crate::{
     error::Result,
     fleet::{agents, model::AgentId},
     platform::{
+        crash::CrashPoint,
         db::{Tx, is_duplicate},
         events::Actor,
         id,
@@ -80,6 +81,7 @@ impl Networks {
                 let seq = tx.record(change.after(after)).await?;
                 let concern = Concern::of_members(&mut tx, std::slice::from_ref(&row.id)).await?;
                 self.push(&mut tx, seq, &concern).await?;
+                tx.crash_points(CrashPoint::BeforePlanCommit, CrashPoint::AfterPlanCommit);
                 tx.done(())
             })
             .await

@@ -19,6 +19,7 @@ use crate::{
     certificate::model::LINE_LIFE,
     error::{Error, Result},
     platform::{
+        crash::CrashPoint,
         db::{Conn, Tx},
         events::Actor,
     },
@@ -232,6 +233,7 @@ impl Networks {
                 let concern = self.enter(&mut tx, line, (step, level), &facts.seats).await?;
                 self.push(&mut tx, seq, &concern).await?;
                 tx.wake("network");
+                tx.crash_points(CrashPoint::BeforePlanCommit, CrashPoint::AfterPlanCommit);
                 tx.done(true)
             })
             .await
