@@ -245,7 +245,7 @@ fn is_replaced(path: &str, line: &str, dies: impl FnOnce(&mut Net, &str)) {
 }
 
 /// What happens in every rotation here, whose lines have two levels each.
-const STEPS: [&str; 7] = ["leaves 0", "leaves 1", "drain 0", "trust_new 0", "cut 1", "cut 0", "done 0"];
+const STEPS: [&str; 8] = ["leaves 0", "leaves 1", "trust_new 0", "drain 0", "drain 1", "cut 1", "cut 0", "done 0"];
 
 /// Home dies before each step is committed and right after, and with it every agent, before it heard of the step.
 fn home_dies(net: &mut Net, _: &str) {
