@@ -105,8 +105,10 @@ fn news(before: Option<(&Site, &Status)>, site: &Site, status: &Status) -> Vec<(
     for link in &status.links {
         let was_up = old.and_then(|old| old.links.iter().find(|l| l.name == link.name)).map(|l| l.up);
         match (was_up, link.up) {
-            (Some(true), false) => say(Some(false), format!("Link {} is down: {}", link.name, link.message)),
-            (Some(false) | None, true) => say(Some(true), format!("Link {} is up", link.name)),
+            (Some(true), false) => {
+                say(Some(false), format!("Link {} is down: {}", way_of(site, &link.name), link.message))
+            }
+            (Some(false) | None, true) => say(Some(true), format!("Link {} is up", way_of(site, &link.name))),
             _ => {}
         }
     }
@@ -180,6 +182,12 @@ fn allocations(old: Option<&Site>, site: &Site, say: &mut impl FnMut(Option<bool
 /// What people call an endpoint.
 pub fn name_of<'a>(site: &'a Site, endpoint: &'a str) -> &'a str {
     site.endpoints.iter().find(|e| e.id == endpoint).map_or(endpoint, |e| &e.name)
+}
+
+/// What people call a link: where it leads, while it is wanted.
+fn way_of(site: &Site, link: &str) -> String {
+    let connector = site.connectors.iter().find(|connector| connector.name == link);
+    connector.map_or_else(|| link.to_owned(), |connector| format!("to {}", connector.peer))
 }
 
 /// What people call a port: what it is for, where that is known.

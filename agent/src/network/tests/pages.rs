@@ -171,13 +171,13 @@ fn what_changes_at_a_site_is_told_once_and_only_so_much_is_kept() {
     };
     let texts = || board.all()[0].1.events.iter().map(|e| e.text.clone()).collect::<Vec<_>>();
     board.post(&key, &site, status(true), 1);
-    assert_eq!(texts(), ["web is up", "Link uplink is up", "The router runs as process 12"]);
+    assert_eq!(texts(), ["web is up", "Link to int-a is up", "The router runs as process 12"]);
     let mut counted = status(true);
     counted.ports[0].opened = 99;
     board.post(&key, &site, counted, 2);
     assert_eq!(texts().len(), 3, "counters are no news");
     board.post(&key, &site, status(false), 3);
-    assert_eq!(texts()[..2], ["bad", "Link uplink is down: it is frozen"]);
+    assert_eq!(texts()[..2], ["bad", "Link to int-a is down: it is frozen"]);
     document_changes(&board, &key, &document);
     for n in 0..300 {
         board.post(&key, &site, status(n % 2 == 0), n);

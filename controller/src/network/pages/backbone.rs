@@ -13,7 +13,7 @@ use super::{
     super::{
         api::{self, LinkState, Rotation, Site, SiteStatus, Topology},
         model::AccessKind,
-        picture::{SIZE, places},
+        picture::{FEW, SIZE, label, places},
         rotation::{DRAIN, Step},
         service::{Line, Networks, NewAccessPoint, NewLink},
     },
@@ -45,6 +45,7 @@ struct BackbonePage {
 struct Node {
     x: f64,
     y: f64,
+    label: String,
     site: Site,
 }
 
@@ -101,10 +102,12 @@ async fn page(it: &Networks, layout: Layout, name: String, fields: Fields) -> Re
     let index: BTreeMap<_, _> = topology.sites.iter().enumerate().map(|(n, s)| (s.name.clone(), n)).collect();
     let ends = |l: &LinkState| Some((*index.get(&l.link.from)?, *index.get(&l.link.to)?));
     let pairs: Vec<_> = topology.links.iter().filter_map(ends).collect();
-    let places = places(topology.sites.len(), &pairs);
+    let labels: Vec<_> = topology.sites.iter().map(|site| label(&site.name)).collect();
+    let places = places(&labels.iter().map(String::as_str).collect::<Vec<_>>(), &pairs);
     let wire = |l: &LinkState| ends(l).map(|(from, to)| Wire { from: places[from], to: places[to], link: l.clone() });
     let lines = topology.links.iter().filter_map(wire).collect();
-    let nodes = topology.sites.iter().zip(&places).map(|(site, (x, y))| Node { x: *x, y: *y, site: site.clone() });
+    let nodes = topology.sites.iter().zip(labels).zip(&places);
+    let nodes = nodes.map(|((site, label), (x, y))| Node { x: *x, y: *y, label, site: site.clone() });
     Ok(BackbonePage { layout: layout.title(&name), nodes: nodes.collect(), lines, rotation, name, topology, fields })
 }
 

@@ -51,12 +51,15 @@ function replace(old, next) {
   }
   if (old.innerHTML === next.innerHTML) return;
   const scroll = scrollY;
+  const frames = () => [...old.querySelectorAll(".frame")];
+  const aside = frames().map((frame) => frame.scrollLeft);
   Object.assign(old.dataset, next.dataset);
   old.replaceChildren(...next.childNodes);
   scrollTo(scrollX, scroll);
+  frames().forEach((frame, n) => (frame.scrollLeft = aside[n] ?? 0));
   for (const svg of old.querySelectorAll("svg[data-pan]")) {
     const seen = views.get(svg.getAttribute("aria-label"));
-    if (seen) svg.setAttribute("viewBox", seen.join(" "));
+    if (seen) look(svg, seen);
   }
   if (mark) find(old, mark)?.focus({ preventScroll: true });
   followLogs(old);
@@ -187,32 +190,49 @@ addEventListener("click", (event) => {
   row.querySelector("input").focus();
 });
 
-// === pictures: <svg data-pan> is zoomed by wheel and moved by dragging ===
+// === pictures: <svg data-pan="WIDTH HEIGHT"> is zoomed by wheel and buttons and moved by dragging ===
 
 const views = new Map();
+const box = (svg) => svg.getAttribute("viewBox").split(" ").map(Number);
+const whole = (svg) => svg.dataset.pan.split(" ").map(Number);
 
-function look(svg, box) {
-  svg.setAttribute("viewBox", box.join(" "));
+// Looks at a part of a picture, never at what lies beside it.
+function look(svg, [x, y, width]) {
+  const [most, high] = whole(svg);
+  const to = Math.min(most, Math.max(most / 12, width));
+  const near = to < most;
+  const within = (at, size) => Math.min(size - (size * to) / most, Math.max(0, at));
+  const view = [within(x, most), within(y, high), to, (high * to) / most];
+  svg.setAttribute("viewBox", view.join(" "));
+  svg.toggleAttribute("data-near", near);
   // A picture that is drawn anew is looked at as the one before.
-  views.set(svg.getAttribute("aria-label"), box);
+  views.set(svg.getAttribute("aria-label"), view);
 }
 
-const box = (svg) => svg.getAttribute("viewBox").split(" ").map(Number);
+function zoom(svg, by, atX = 0.5, atY = 0.5) {
+  const [x, y, width, height] = box(svg);
+  const to = Math.min(whole(svg)[0], width * by) / width;
+  look(svg, [x + width * atX * (1 - to), y + height * atY * (1 - to), width * to]);
+}
 
 addEventListener("wheel", (event) => {
   const svg = event.target.closest?.("svg[data-pan]");
-  if (!svg) return;
+  // Where the whole of it is seen, the page goes on below it.
+  if (!svg || (event.deltaY > 0 && !svg.hasAttribute("data-near"))) return;
   event.preventDefault();
-  const [x, y, width, height] = box(svg);
   const area = svg.getBoundingClientRect();
-  const by = Math.min(4, Math.max(0.1, (width / 1000) * (event.deltaY > 0 ? 1.2 : 1 / 1.2))) * (1000 / width);
   const [atX, atY] = [(event.clientX - area.x) / area.width, (event.clientY - area.y) / area.height];
-  look(svg, [x + width * atX * (1 - by), y + height * atY * (1 - by), width * by, height * by]);
+  zoom(svg, event.deltaY > 0 ? 1.2 : 1 / 1.2, atX, atY);
 }, { passive: false });
+
+addEventListener("click", (event) => {
+  const button = event.target.closest("[data-zoom]");
+  if (button) zoom(button.closest("figure").querySelector("svg[data-pan]"), Number(button.dataset.zoom));
+});
 
 addEventListener("pointerdown", (event) => {
   const svg = event.target.closest?.("svg[data-pan]");
-  if (!svg || event.button !== 0 || event.pointerType === "touch") return;
+  if (!svg || event.button !== 0 || !svg.hasAttribute("data-near")) return;
   event.preventDefault();
   const begin = box(svg);
   const scale = begin[2] / svg.getBoundingClientRect().width;
@@ -220,17 +240,25 @@ addEventListener("pointerdown", (event) => {
   const move = (next) => {
     const [dx, dy] = [next.clientX - event.clientX, next.clientY - event.clientY];
     moved ||= Math.hypot(dx, dy) > 4;
-    if (moved) look(svg, [begin[0] - dx * scale, begin[1] - dy * scale, begin[2], begin[3]]);
+    if (moved) look(svg, [begin[0] - dx * scale, begin[1] - dy * scale, begin[2]]);
     svg.toggleAttribute("data-panning", moved);
   };
-  addEventListener("pointermove", move);
-  addEventListener("pointerup", () => {
-    removeEventListener("pointermove", move);
+  const over = new AbortController();
+  const end = () => {
+    over.abort();
     svg.removeAttribute("data-panning");
+    if (!moved) return;
     // The end of a drag is no click on the site under it.
-    if (moved) svg.addEventListener("click", (click) => click.preventDefault(), { once: true, capture: true });
-  }, { once: true });
+    const stop = (click) => click.preventDefault();
+    svg.addEventListener("click", stop, { once: true, capture: true });
+    setTimeout(() => svg.removeEventListener("click", stop, { capture: true }));
+  };
+  addEventListener("pointermove", move, { signal: over.signal });
+  addEventListener("pointerup", end, { signal: over.signal });
+  addEventListener("pointercancel", end, { signal: over.signal });
 });
+
+document.documentElement.dataset.scripts = "";
 
 if (document.body.hasAttribute("data-known")) {
   if (regions().length > 0) followEvents();
