@@ -162,6 +162,22 @@ impl Browser {
         }
     }
 
+    /// Drags by mouse, from the middle of an element.
+    pub fn drag(&mut self, selector: &str, (dx, dy): (f64, f64)) {
+        let asked = format!(
+            "(() => {{ const r = document.querySelector({}).getBoundingClientRect(); \
+             return [r.x + r.width / 2, r.y + r.height / 2]; }})()",
+            json!(selector)
+        );
+        let at = self.eval(&asked);
+        let [x, y] = [0, 1].map(|n| at[n].as_f64().expect("it is there"));
+        for (kind, x, y) in [("mousePressed", x, y), ("mouseMoved", x + dx, y + dy), ("mouseReleased", x + dx, y + dy)]
+        {
+            let event = json!({"type": kind, "x": x, "y": y, "button": "left", "buttons": 1, "clickCount": 1});
+            self.call("Input.dispatchMouseEvent", event);
+        }
+    }
+
     /// Clicks what leads to another page, and waits until that is there.
     pub fn follow(&mut self, selector: &str) {
         self.eval("document.documentElement.dataset.left = 'yes'");

@@ -30,7 +30,8 @@ pub struct Processes {
     pub certificate_seconds: u32,
     /// What else stands in the environment of programs that are started.
     pub env: Vec<(&'static str, OsString)>,
-    url: String,
+    /// Where the API is.
+    pub url: String,
     home: String,
     token: String,
     http: Http,

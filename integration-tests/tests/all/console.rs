@@ -4,7 +4,15 @@
 use std::path::PathBuf;
 
 use muster_controller::fleet::model::Class;
-use muster_integration_tests::{World, browser::Browser, host::Play, world::tester};
+use muster_integration_tests::{
+    World,
+    browser::Browser,
+    host::Play,
+    network::{NETWORK, Net},
+    processes::{Processes, free_port, wait},
+    world::tester,
+};
+use serde_json::json;
 
 const PASSWORD: &str = "a password for this house";
 const HELLO: &str = "/staging/projects/shop/stagings/hello";
@@ -286,4 +294,120 @@ async fn a_backbone_and_a_network_on_it_are_made_by_mouse() {
         browser.wait_for("main", "No backbones yet");
     });
     walk.await.expect("the walk ends well");
+}
+
+/// A site with an ingress allocated to its class.
+fn till() -> Net {
+    let mut net = Net::new(&crate::network::router().0);
+    net.done("PUT", "/api/v1/network/services/web", &json!({"protocol": "http", "default_port": 80}));
+    net.done("PUT", &format!("{NETWORK}/service-links/shelf"), &json!({"service": "web"}));
+    let attachments = json!([{"service_link": "shelf", "port": free_port()}]);
+    let door = json!({"kind": "ingress", "class": "front", "host": "127.0.0.1", "attachments": attachments});
+    net.done("PUT", &format!("{NETWORK}/endpoints/door"), &door);
+    let token = net.invite(1);
+    net.join("till", &token);
+    net.settled();
+    net
+}
+
+#[test]
+fn a_site_is_seen_and_decided_on_at_its_own_host() {
+    let mut net = till();
+    let opened = net.site("till").console();
+    let (console, _) = opened.split_once("/enter").expect("it has a token");
+    let mut browser = Browser::start(&shots());
+    browser.go(console);
+    browser.wait_for("main", "Not let in");
+    browser.go(&opened.replace("token=", "token=0"));
+    browser.wait_for("main", "lets nobody in");
+    let closed = [("host-closed", "/")];
+    look_at_all(&mut browser, console, &closed);
+
+    browser.go(&opened);
+    browser.reload_for("main", "east-");
+    browser.go(&format!("{console}/certificates"));
+    browser.wait_for("main", "uplink");
+    browser.go(&format!("{console}/endpoints"));
+    browser.wait_for(".card", "door");
+    for (word, choice, accepted) in [("decline", "declined", "0"), ("accept", "accepted", "1")] {
+        browser.follow(&format!("button[value={word}]"));
+        browser.wait_for(".flash.good", &format!("door is {choice} at home"));
+        wait(&format!("home knows that it is {choice}"), || {
+            net.table("decisions").iter().any(|row| row["accepted"] == accepted).then_some(())
+        });
+        // What is asked for next must be about what is there then.
+        browser.go(&format!("{console}/endpoints"));
+        browser.reload_for(".card .chip", choice);
+    }
+    let pages = ["site", "endpoints", "certificates", "counters", "events"];
+    let named = pages.map(|page| (format!("host-{page}"), format!("/{page}")));
+    let pages: Vec<_> = named.iter().map(|(name, path)| (name.as_str(), path.as_str())).collect();
+    look_at_all(&mut browser, console, &pages);
+
+    net.house.kill_controller();
+    browser.go(&format!("{console}/endpoints"));
+    browser.reload_for("header", "home is away");
+    browser.follow("button[value=decline]");
+    browser.wait_for(".flash.bad", "Home cannot be reached");
+    look_at_all(&mut browser, console, &[("host-away", "/site")]);
+    browser.go(&format!("{console}/site"));
+    browser.wait_for("main", "east-");
+}
+
+/// Names in a picture that cover one another, and the height of the smallest, as they are seen.
+const NAMES: &str = "(() => {
+    const all = [...document.querySelectorAll('svg[data-pan] text')].map((name) => name.getBoundingClientRect());
+    const covers = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+    const covered = all.filter((a, n) => all.slice(n + 1).some((b) => covers(a, b)));
+    return [all.length, covered.length, Math.min(...all.map((a) => a.height))];
+})()";
+
+const PART: &str = "document.querySelector('svg[data-pan]').getAttribute('viewBox').split(' ').map(Number)";
+
+#[test]
+fn a_backbone_of_a_hundred_sites_is_read_and_moved_about() {
+    let mut house = Processes::new();
+    house.start_controller(None);
+    let backbones = "/api/v1/network/backbones";
+    house.ask("POST", backbones, Some(&json!({"name": "world"})));
+    let name = |n: usize| format!("{}-{n}", ["oslo", "copenhagen", "rome", "buenos-aires", "singapore"][n % 5]);
+    for n in 0..100 {
+        house.ask("POST", &format!("{backbones}/world/sites"), Some(&json!({"name": name(n)})));
+        let point = json!({"name": "peers", "kind": "peer", "host": "router.example.org", "port": 5671});
+        house.ask("POST", &format!("{backbones}/world/sites/{}/access-points", name(n)), Some(&point));
+        if n > 0 {
+            let link = json!({"from": name(n), "to": name((n - 1) / 3)});
+            let (status, said) =
+                house.call("POST", &format!("{backbones}/world/links"), Some(&link)).expect("home answers");
+            assert_eq!(status, 201, "{said}");
+        }
+    }
+    let mut browser = Browser::start(&shots());
+    let first = std::fs::read_to_string(house.path("controller/first-admin")).expect("a first admin");
+    log_in(&mut browser, &house.url, first.trim());
+    look_at_all(&mut browser, &house.url, &[("backbone-of-100", "/networks/backbones/world")]);
+    for width in [390, 1280] {
+        browser.look(width, false);
+        let names = browser.eval(NAMES);
+        assert!(names[2].as_f64() > Some(11.0), "{width}: names are too small to read: {names}");
+    }
+    let names = browser.eval(NAMES);
+    assert_eq!((&names[0], &names[1]), (&json!(100), &json!(0)), "{names}");
+
+    for _ in 0..3 {
+        browser.click("[data-zoom='0.67']");
+    }
+    let near = browser.eval(PART);
+    assert!(near[2].as_f64() < Some(400.0), "{near}");
+    browser.shot("backbone-of-100-near");
+    browser.drag("svg[data-pan]", (-150.0, -80.0));
+    let moved = browser.eval(PART);
+    assert!(moved[0].as_f64() > near[0].as_f64() && moved[1].as_f64() > near[1].as_f64(), "{near} {moved}");
+    assert_eq!(browser.text("h1"), "world", "a drag is no click");
+    for _ in 0..3 {
+        browser.click("[data-zoom='1.5']");
+    }
+    assert_eq!(browser.eval(PART)[2], json!(1000));
+    browser.follow("svg[data-pan] a circle");
+    browser.wait_for("h1", "oslo-0");
 }
