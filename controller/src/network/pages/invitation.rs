@@ -21,6 +21,7 @@ use crate::{
     web::{
         Caller, Fields, Layout,
         page::{redirect, render, render_refused},
+        screen::Confirm,
     },
 };
 
@@ -137,19 +138,51 @@ pub(super) async fn change(
 ) -> Result<Response> {
     owned(&it, &mut *it.fleet.db.read().await?, &caller, &network).await?;
     let changed = async {
-        if fields.text("do") == "revoke" {
-            it.revoke_invitation(&caller.actor, &network, &id).await?;
-            return Ok("The invitation is revoked.");
-        }
         let deadline = fields.number_if_any("hours")?.map(|hours| hours_from_now(&it, hours));
-        it.change_invitation(&caller.actor, &network, &id, (Some(fields.number("limit")?), deadline)).await?;
-        Ok("The invitation is changed.")
+        it.change_invitation(&caller.actor, &network, &id, (Some(fields.number("limit")?), deadline)).await
     };
     match changed.await {
-        Ok(message) => Ok(redirect(&format!("/networks/net/{network}"), message)),
+        Ok(()) => Ok(redirect(&format!("/networks/net/{network}"), "The invitation is changed.")),
         Err(error) => {
-            fields.refuse(Error::renamed(error, &[("deadline_at", "hours")]))?;
+            fields.refuse(error.renamed(&[("deadline_at", "hours")]))?;
             render_refused(&invitation_page(it, caller, layout, (network, id), Some(fields)).await?)
         }
+    }
+}
+
+async fn revoke_screen(
+    it: &Networks,
+    caller: Caller,
+    layout: Layout,
+    (network, id): (String, String),
+) -> Result<Confirm> {
+    let back = format!("/networks/net/{network}/invitations/{id}");
+    let page = invitation_page(it.clone(), caller, layout, (network, id), None).await?;
+    let Invitation { name, used, .. } = page.invitation;
+    let question = format!("Nobody else joins by {name} any more. Who did, {used} so far, stays.");
+    Ok(Confirm::new(page.layout.title("Revoke the invitation?"), question, "Revoke it", back))
+}
+
+pub(super) async fn ask_revoke(
+    State(it): State<Networks>,
+    caller: Caller,
+    layout: Layout,
+    Path(at): Path<(String, String)>,
+) -> Result<Response> {
+    revoke_screen(&it, caller, layout, at).await?.render()
+}
+
+pub(super) async fn revoke(
+    State(it): State<Networks>,
+    caller: Caller,
+    layout: Layout,
+    Path(at): Path<(String, String)>,
+    fields: Fields,
+) -> Result<Response> {
+    let actor = caller.actor.clone();
+    let screen = revoke_screen(&it, caller, layout, at.clone()).await?;
+    match it.revoke_invitation(&actor, &at.0, &at.1).await {
+        Ok(()) => Ok(redirect(&format!("/networks/net/{}", at.0), "The invitation is revoked.")),
+        Err(error) => screen.refused(fields, error),
     }
 }

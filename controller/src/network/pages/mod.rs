@@ -75,6 +75,8 @@ pub fn routes(networks: Networks) -> Routes {
             .page(post.clone(), "/networks/net/{network}/invite", own, invitation::invite)
             .page(get.clone(), "/networks/net/{network}/invitations/{invitation}", own, invitation::show)
             .page(post.clone(), "/networks/net/{network}/invitations/{invitation}", own, invitation::change)
+            .page(get.clone(), "/networks/net/{network}/invitations/{invitation}/revoke", own, invitation::ask_revoke)
+            .page(post.clone(), "/networks/net/{network}/invitations/{invitation}/revoke", own, invitation::revoke)
             .page(get.clone(), "/networks/net/{network}/end", own, network::ask_end)
             .page(post.clone(), "/networks/net/{network}/end", own, network::end)
             .page(get.clone(), "/networks/net/{network}/service-link", own, composition::ask_link)

@@ -159,10 +159,10 @@ impl Thing {
             Self::AccessPoint { site, row, .. } => format!("access point {site}/{}", row.name),
             Self::Link { ends, row, .. } => format!("link {ends} of cost {} ({})", row.cost, row.id),
             Self::Hold { network, point, hanging, .. } if hanging.is_empty() => {
-                format!("what network {network} has of {point}")
+                format!("the place of network {network} at {point}")
             }
             Self::Hold { network, point, hanging, .. } => {
-                format!("what network {network} has of {point}, where {} hang", hanging.join(", "))
+                format!("the place of network {network} at {point}, for {}", hanging.join(", "))
             }
             Self::Service(row) => format!("service {}", row.name),
             Self::Image(row) => format!("image {}", row.name),

@@ -72,12 +72,12 @@ async fn what_others_stand_on_stays_and_the_refusal_names_all_of_them() {
             "access point paris/edge",
             "access point paris/peer",
             "link berlin → paris",
-            "what network shop has of paris/edge, where site host-till-0, one invitation hang",
+            "the place of network shop at paris/edge, for site host-till-0, one invitation",
         ];
         assert_eq!(named, expected);
         for (what, on_it) in [
             (What::Site("bb".into(), "paris".into()), "access point paris/edge"),
-            (What::AccessPoint("bb".into(), "paris".into(), "edge".into()), "what network shop has"),
+            (What::AccessPoint("bb".into(), "paris".into(), "edge".into()), "the place of network shop"),
             (What::Service("web".into()), "that image server offers web"),
             (What::Image("server".into()), "process shop/server"),
             (What::ServiceLink("shop".into(), "web".into()), "the part of ingress shop/door in service link web"),
