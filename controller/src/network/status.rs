@@ -73,7 +73,7 @@ pub struct Port {
 /// A process of a site.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Process {
-    /// The endpoint's id.
+    /// The endpoint's id; its name where that is known.
     pub endpoint: String,
     /// It runs.
     pub running: bool,

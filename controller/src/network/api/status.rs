@@ -172,7 +172,15 @@ pub async fn member_status(
     let row = it.member(&mut conn, &on, &member).await?;
     let standings = standings(&mut conn, [(&row.id, row.agent_id.as_ref())].into_iter()).await?;
     let state = standings.state(&row.id, row.agent_id.as_ref(), Some(word(&on.phase)?));
-    Ok(Json(SiteStatus { state, told: standings.told(&row.id).cloned() }))
+    let mut told = standings.told(&row.id).cloned();
+    let endpoints: Vec<EndpointRow> = store::by(&mut conn, "network_id", &on.id).await?;
+    // Agents know endpoints by their ids, people by their names.
+    for process in told.iter_mut().flat_map(|told| &mut told.processes) {
+        if let Some(endpoint) = endpoints.iter().find(|e| e.id == process.endpoint) {
+            process.endpoint.clone_from(&endpoint.name);
+        }
+    }
+    Ok(Json(SiteStatus { state, told }))
 }
 
 /// The metrics of one application network, in Prometheus' text form
