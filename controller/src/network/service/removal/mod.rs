@@ -117,7 +117,7 @@ impl Networks {
                 self.lock_around(&mut tx, what).await?;
                 let fall = self.fall(&mut tx, what).await?;
                 let standing = fall.standing();
-                if cascade.map_or(!standing.standing.is_empty(), |seen| seen != standing.cascade) {
+                if !is_agreed(&standing, cascade) {
                     return Err(Error::Standing(standing.into()));
                 }
                 let mut concern = Concern::default();
@@ -345,6 +345,11 @@ impl Networks {
         store::delete(tx, "network_site", &[("id", &row.id)]).await?;
         Ok(())
     }
+}
+
+/// Whether something may go: nothing stands on it, or what does was seen as it is.
+fn is_agreed(standing: &Standing, cascade: Option<&str>) -> bool {
+    cascade.map_or(standing.standing.is_empty(), |seen| seen == standing.cascade)
 }
 
 /// Links of a backbone, by the names of their ends.
