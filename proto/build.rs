@@ -4,8 +4,12 @@ use std::{env, fs, path::PathBuf};
 
 use prost::Message;
 
-const FILES: [&str; 3] =
-    ["muster/fleet/v1/fleet.proto", "muster/network/v1/network.proto", "muster/staging/v1/staging.proto"];
+const FILES: [&str; 4] = [
+    "muster/experiment/v1/experiment.proto",
+    "muster/fleet/v1/fleet.proto",
+    "muster/network/v1/network.proto",
+    "muster/staging/v1/staging.proto",
+];
 
 fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));

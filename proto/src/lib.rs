@@ -8,6 +8,12 @@ pub mod codec;
 pub mod refusal;
 pub mod token;
 
+/// `muster.experiment.v1`: documents, results and questions of the experiment domain.
+#[expect(missing_docs, clippy::all, reason = "generated; the .proto file holds the descriptions")]
+pub mod experiment {
+    tonic::include_proto!("muster.experiment.v1");
+}
+
 /// `muster.fleet.v1`: enrolment, the stream, blobs.
 #[expect(
     missing_docs,
@@ -63,6 +69,15 @@ pub const PING_WAIT_SECS: u64 = 15;
 
 /// Kind of the document that tells every agent about its home.
 pub const KIND_SETTINGS: &str = "fleet.settings";
+
+/// Kind of the once work that prepares an executor's environment and folder.
+pub const KIND_EXPERIMENT_DEPLOYMENT: &str = "experiment.deployment";
+
+/// Kind of the once work that runs an executor.
+pub const KIND_EXPERIMENT_EXECUTOR: &str = "experiment.executor";
+
+/// Kind of the once work that removes what an executor left.
+pub const KIND_EXPERIMENT_CLEANUP: &str = "experiment.cleanup";
 
 /// Kind of the standing document of one site of a network: its router and what it connects.
 pub const KIND_NETWORK_SITE: &str = "network.site";
