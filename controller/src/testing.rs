@@ -8,7 +8,7 @@ pub use crate::fleet::testing::{settle_agent, settle_joined, tell};
 use crate::{
     certificate::{Certificates, model::Lives},
     fleet::{Fleet, Surroundings},
-    platform::{clock::Clock, db::Db, wake::Wake},
+    platform::{blobs::Blobs, clock::Clock, db::Db, wake::Wake},
 };
 
 /// URLs of the engines to test on: SQLite always, PostgreSQL where `MUSTER_TEST_POSTGRES` names a server.
@@ -37,6 +37,12 @@ pub async fn fresh_url(url: &str) -> String {
     let create = sqlx::AssertSqlSafe(format!("create database {name}"));
     sqlx::query(create).execute(&mut conn).await.expect("a database is made");
     format!("{server}/{name}")
+}
+
+/// The blobs of a house, in a new folder.
+pub fn blobs() -> Blobs {
+    let name = format!("muster_{}", crate::platform::id::fresh(Clock::default().now()));
+    Blobs::open(&std::env::temp_dir().join(name)).expect("the folder is made")
 }
 
 /// A house over this database, at the replica of this name. Every house of a database has one seal key.
