@@ -33,6 +33,7 @@ use crate::{
     fleet::{self, Dispatch, Fleet, Pulse, Surroundings, listen::Rate},
     ops::{self, Ops},
     platform::{
+        blobs::Blobs,
         clock::Clock,
         db::{Db, Engine},
         id,
@@ -46,6 +47,7 @@ use crate::{
 /// The domains, one line each.
 pub const DOMAINS: &[Entry] = &[
     // A domain is taken out by its line.
+    crate::experiment::ENTRY,
     crate::network::ENTRY,
     crate::staging::ENTRY,
 ];
@@ -117,9 +119,10 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running> {
     let ground = Ground { db: db.clone(), certificates: certificates.clone() };
     let asks = DOMAINS.iter().flat_map(|entry| (entry.asks)(&ground)).collect();
     let fleet = Fleet::new(db.clone(), certificates.clone(), around, asks);
-    let context = Context { db: db.clone(), fleet: fleet.clone() };
-    let domains = merge(DOMAINS.iter().map(|entry| (entry.open)(&context)));
     let access = Access::new(db.clone());
+    let blobs = Blobs::open(&config.data_dir.join("blobs"))?;
+    let context = Context { db: db.clone(), fleet: fleet.clone(), blobs, access: access.clone() };
+    let domains = merge(DOMAINS.iter().map(|entry| (entry.open)(&context)));
     let first_admin = access.found().await?;
 
     let ends = Ends::default();

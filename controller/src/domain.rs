@@ -11,9 +11,11 @@ use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    access::Access,
     certificate::Certificates,
     fleet::{AskHandler, Fleet},
     platform::{
+        blobs::Blobs,
         db::Db,
         jobs::Runner,
         reconcile::{self, Reconciler},
@@ -38,6 +40,10 @@ pub struct Context {
     pub db: Db,
     /// The agents, and the door to them.
     pub fleet: Fleet,
+    /// What is larger than a row should be.
+    pub blobs: Blobs,
+    /// Who is who; for domains that speak another system's API.
+    pub access: Access,
 }
 
 /// A domain's line in `app`.

@@ -9,7 +9,7 @@ use std::{
 use muster_pki::tls;
 
 use super::*;
-use crate::testing::{engines, fresh, fresh_url};
+use crate::testing::{blobs, engines, fresh, fresh_url};
 
 /// Compares a text with a file beside Cargo.toml. `MUSTER_BLESS=1` writes the file.
 fn golden(file: &str, text: &str) {
@@ -28,10 +28,11 @@ async fn routes() -> Routes {
     let certificates = Certificates::open(db.clone(), seal, "muster.test", Default::default()).await.expect("opens");
     let around = Surroundings { replica: "r".into(), homes: vec![], url: String::new(), sample_seconds: 0 };
     let fleet = Fleet::new(db.clone(), certificates, around, BTreeMap::new());
-    let context = Context { db: db.clone(), fleet: fleet.clone() };
+    let access = Access::new(db.clone());
+    let context = Context { db: db.clone(), fleet: fleet.clone(), blobs: blobs(), access: access.clone() };
     let Domain { routes, pages, cards, manifests, .. } = merge(DOMAINS.iter().map(|entry| (entry.open)(&context)));
     let ops = Ops { fleet, loops: Arc::new(OnceLock::new()), stop: CancellationToken::new() };
-    let surface = Surface { access: Access::new(db), ops, routes: routes.merge(pages), cards, manifests };
+    let surface = Surface { access, ops, routes: routes.merge(pages), cards, manifests };
     surface.all(Arc::default()).0
 }
 

@@ -27,7 +27,7 @@ use crate::{
         setting,
     },
 };
-pub use read::{assignments, assignments_of_kind, reports, reports_of};
+pub use read::{assignments, assignments_of_kind, ended, reports, reports_of};
 pub(super) use read::{changed_since, of_generation, unsent, wanted};
 pub(super) use taken::{NewReport, Refused, accept, adopt, forget_withdrawn, offer, refuse, save_reports};
 

@@ -272,6 +272,12 @@ impl Blobs {
     }
 }
 
+/// Whether a blob is there.
+pub async fn is_there(conn: &mut Conn, digest: &str) -> Result<bool> {
+    let row = sqlx::query("select 1 from platform_blob where digest = $1").bind(digest).fetch_optional(conn).await?;
+    Ok(row.is_some())
+}
+
 /// Whether a text is a digest as blobs are named by it: 64 characters of 0-9 and a-f.
 pub fn is_digest(text: &str) -> bool {
     folder::is_digest(text)

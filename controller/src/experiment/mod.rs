@@ -1,0 +1,43 @@
+//! Experiments: pipelines of tasks on pools of nodes, for netunicorn's own clients and natively.
+//!
+//! Words: a *node* is an agent of class `experiment-node`; an *experiment* has *deployments*, one executor on one node each;
+//! an *environment* is what an executor runs in, named by the digest of what defines it; a *flag* is a value that nodes
+//! share. Invariants: a node is taken by one user at a time, from prepare to the end; nothing runs twice; cancel wins over
+//! prepare and start; an experiment ends when its last executor's end is stored. Graphs and results are opaque bytes:
+//! nothing here ever opens a pickle.
+
+mod model;
+mod netunicorn;
+mod node;
+mod order;
+mod plan;
+mod reconcile;
+mod run;
+mod service;
+mod store;
+mod wire;
+
+pub use reconcile::Reconcile;
+pub use service::Experiments;
+
+use crate::{
+    domain::{Context, Domain, Entry, Loop},
+    platform::wake::AGENTS,
+};
+
+/// The domain's line in `app`.
+pub const ENTRY: Entry = Entry { name: "experiment", asks: service::asks, open };
+
+fn open(context: &Context) -> Domain {
+    let experiments = Experiments { fleet: context.fleet.clone(), blobs: context.blobs.clone() };
+    let reconcile = Reconcile { experiments: experiments.clone() };
+    let surface = netunicorn::Surface { experiments, access: context.access.clone() };
+    Domain {
+        routes: netunicorn::routes(surface),
+        loops: vec![Loop::new("experiment", reconcile, context.db.wake().listen(&["experiment", AGENTS]))],
+        ..Domain::default()
+    }
+}
+
+#[cfg(test)]
+mod tests;
