@@ -14,6 +14,7 @@ use crate::{
     certificate::Certificates,
     fleet::{AskHandler, Fleet},
     platform::{
+        blobs::Blobs,
         db::Db,
         jobs::Runner,
         reconcile::{self, Reconciler},
@@ -29,6 +30,8 @@ pub struct Ground {
     pub db: Db,
     /// Who signs and seals.
     pub certificates: Certificates,
+    /// What is too large for a row.
+    pub blobs: Blobs,
 }
 
 /// What is there when a domain opens.
@@ -38,6 +41,8 @@ pub struct Context {
     pub db: Db,
     /// The agents, and the door to them.
     pub fleet: Fleet,
+    /// What is too large for a row.
+    pub blobs: Blobs,
 }
 
 /// A domain's line in `app`.

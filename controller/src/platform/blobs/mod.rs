@@ -27,8 +27,8 @@ pub use incoming::Incoming;
 /// The largest blob that lies in its row, bytes.
 pub const SMALL: usize = 64 * 1024;
 
-/// The most bytes read at a time.
-pub const PIECE: usize = 256 * 1024;
+/// The most bytes read at a time: as many as a chunk on the wire carries.
+pub const PIECE: usize = muster_proto::BLOB_PIECE;
 
 /// How long a blob that nobody needs is kept, milliseconds.
 const KEEP_ORPHANS: i64 = 86_400_000;
