@@ -31,6 +31,8 @@ pub struct Ground {
     pub db: Db,
     /// Who signs and seals.
     pub certificates: Certificates,
+    /// What is too large for a row.
+    pub blobs: Blobs,
 }
 
 /// What is there when a domain opens.
@@ -40,7 +42,7 @@ pub struct Context {
     pub db: Db,
     /// The agents, and the door to them.
     pub fleet: Fleet,
-    /// What is larger than a row should be.
+    /// What is too large for a row.
     pub blobs: Blobs,
     /// Who is who; for domains that speak another system's API.
     pub access: Access,

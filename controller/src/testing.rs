@@ -55,5 +55,5 @@ pub async fn house(db: &Db, replica: &str) -> Fleet {
         url: format!("https://{replica}.test"),
         sample_seconds: 60,
     };
-    Fleet::new(db.clone(), certificates.expect("the house opens"), around, BTreeMap::new())
+    Fleet::new(db.clone(), certificates.expect("the house opens"), blobs(), around, BTreeMap::new())
 }

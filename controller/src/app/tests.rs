@@ -9,7 +9,7 @@ use std::{
 use muster_pki::tls;
 
 use super::*;
-use crate::testing::{blobs, engines, fresh, fresh_url};
+use crate::testing::{engines, fresh, fresh_url};
 
 /// Compares a text with a file beside Cargo.toml. `MUSTER_BLESS=1` writes the file.
 fn golden(file: &str, text: &str) {
@@ -27,9 +27,10 @@ async fn routes() -> Routes {
     let seal = Arc::new(SealKey::new(&SealKey::generate()));
     let certificates = Certificates::open(db.clone(), seal, "muster.test", Default::default()).await.expect("opens");
     let around = Surroundings { replica: "r".into(), homes: vec![], url: String::new(), sample_seconds: 0 };
-    let fleet = Fleet::new(db.clone(), certificates, around, BTreeMap::new());
     let access = Access::new(db.clone());
-    let context = Context { db: db.clone(), fleet: fleet.clone(), blobs: blobs(), access: access.clone() };
+    let blobs = crate::testing::blobs();
+    let fleet = Fleet::new(db.clone(), certificates, blobs.clone(), around, BTreeMap::new());
+    let context = Context { db: db.clone(), fleet: fleet.clone(), blobs, access: access.clone() };
     let Domain { routes, pages, cards, manifests, .. } = merge(DOMAINS.iter().map(|entry| (entry.open)(&context)));
     let ops = Ops { fleet, loops: Arc::new(OnceLock::new()), stop: CancellationToken::new() };
     let surface = Surface { access, ops, routes: routes.merge(pages), cards, manifests };

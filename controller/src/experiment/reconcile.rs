@@ -27,7 +27,7 @@ use crate::{
         model::{AgentId, Mode},
     },
     platform::{
-        blobs::{self, Blobs},
+        blobs::Blobs,
         crash::CrashPoint,
         db::{Conn, Tx, clean},
         events::Actor,
@@ -195,7 +195,7 @@ async fn observe(conn: &mut Conn, row: &ExperimentRow, now: i64) -> Result<(Snap
     let (mut deployments, mut observed) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
     for row in rows {
         let kind = under_way(&row)?;
-        let (mut told, mut left) = match (kind, reports.get(&row.id)) {
+        let (mut told, left) = match (kind, reports.get(&row.id)) {
             (Some(KIND_EXPERIMENT_DEPLOYMENT), Some(report)) => (wire::deployment_told(report)?, None),
             (Some(_), Some(report)) => {
                 let (told, left) = wire::executor_told(report)?;
@@ -213,8 +213,8 @@ async fn observe(conn: &mut Conn, row: &ExperimentRow, now: i64) -> Result<(Snap
                 told = Told::Ended(end(outcome, why, now));
             }
         }
-        if let (Told::Ended(_), Some(Left { results: Some(wire::Bytes::Blob(digest, _)), .. })) = (&told, &mut left)
-            && !blobs::is_there(conn, digest).await?
+        if let (Told::Ended(_), Some(Left { results: Some(wire::Bytes::Blob(digest, _)), .. })) = (&told, &left)
+            && !is_stored(conn, &row, digest).await?
         {
             told = Told::Arriving;
         }
@@ -229,6 +229,13 @@ async fn observe(conn: &mut Conn, row: &ExperimentRow, now: i64) -> Result<(Snap
         observed.push(Observed { row, left });
     }
     Ok((Snapshot { status: status_of(row)?, deployments, now }, observed))
+}
+
+/// Whether a node has stored a blob that its executor's report names.
+async fn is_stored(conn: &mut Conn, row: &DeploymentRow, digest: &str) -> Result<bool> {
+    let Some(agent) = row.agent_id.clone().map(AgentId) else { return Ok(false) };
+    let owner = desired::blob_owner(&agent, &key(KIND_EXPERIMENT_EXECUTOR, &row.id));
+    Ok(Blobs::use_of(conn, &owner).await?.contains_key(digest))
 }
 
 /// Kind of the work of a deployment that a node may say something of.
@@ -347,7 +354,11 @@ async fn deploy(
         };
         let bytes =
             wire::deployment(&row.experiment_id, &definition, &row.environment_digest, &architecture, graph.as_ref())?;
-        let document = once(bytes); // MERGE
+        let mut document = once(bytes);
+        if let Some(wire::Bytes::Blob(digest, _)) = graph {
+            document.blobs.push(digest);
+        }
+        document.store_bytes = wire::STORE_BYTES;
         experiments.fleet.desired.put(tx, seq, &[agent], &key(KIND_EXPERIMENT_DEPLOYMENT, &row.id), &document).await?;
     }
     let ids: Vec<_> = rows.iter().map(|d| d.id.clone()).collect();
@@ -366,7 +377,8 @@ async fn start(
     for row in &rows {
         let Some(agent) = row.agent_id.clone().map(AgentId) else { continue };
         let (definition, _) = definition(row)?;
-        let document = once(wire::executor(&row.experiment_id, &definition, &row.environment_digest)?); // MERGE
+        let mut document = once(wire::executor(&row.experiment_id, &definition, &row.environment_digest)?);
+        document.store_bytes = wire::STORE_BYTES;
         experiments.fleet.desired.put(tx, seq, &[agent], &key(KIND_EXPERIMENT_EXECUTOR, &row.id), &document).await?;
     }
     let ids: Vec<_> = rows.iter().map(|d| d.id.clone()).collect();
@@ -440,5 +452,7 @@ pub(super) fn once(bytes: Vec<u8>) -> Document {
         on_interrupt: OnInterrupt::Report,
         on_revoke: OnRevoke::Stop,
         start_by: 0,
+        blobs: Vec::new(),
+        store_bytes: 0,
     }
 }

@@ -13,7 +13,7 @@ use crate::{
         model::{Level, Override, ProjectSpec},
         service::NewStaging,
     },
-    testing::{blobs, house, settle_agent, settle_joined},
+    testing::{house, settle_agent, settle_joined},
     web::{
         Authenticate, Caller,
         gate::{Client, Shown},
@@ -55,7 +55,8 @@ impl Console {
         }
         let invitation = furnish(&fleet).await;
         let surface = || {
-            let context = Context { db: db.clone(), fleet: fleet.clone(), blobs: blobs(), access: access.clone() };
+            let context =
+                Context { db: db.clone(), fleet: fleet.clone(), blobs: fleet.blobs.clone(), access: access.clone() };
             let Domain { routes, pages, cards, manifests, .. } = merge(DOMAINS.iter().map(|e| (e.open)(&context)));
             let ops = Ops { fleet: fleet.clone(), loops: Arc::new(OnceLock::new()), stop: CancellationToken::new() };
             Surface { access: access.clone(), ops, routes: routes.merge(pages), cards, manifests }

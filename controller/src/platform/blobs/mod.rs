@@ -27,8 +27,8 @@ pub use incoming::Incoming;
 /// The largest blob that lies in its row, bytes.
 pub const SMALL: usize = 64 * 1024;
 
-/// The most bytes read at a time.
-pub const PIECE: usize = 256 * 1024;
+/// The most bytes read at a time: as many as a chunk on the wire carries.
+pub const PIECE: usize = muster_proto::BLOB_PIECE;
 
 /// How long a blob that nobody needs is kept, milliseconds.
 const KEEP_ORPHANS: i64 = 86_400_000;
@@ -270,12 +270,6 @@ impl Blobs {
         let folder = self.folder.clone();
         blocking(move || digests.iter().try_for_each(|digest| folder.discard(digest, before))).await
     }
-}
-
-/// Whether a blob is there.
-pub async fn is_there(conn: &mut Conn, digest: &str) -> Result<bool> {
-    let row = sqlx::query("select 1 from platform_blob where digest = $1").bind(digest).fetch_optional(conn).await?;
-    Ok(row.is_some())
 }
 
 /// Whether a text is a digest as blobs are named by it: 64 characters of 0-9 and a-f.
