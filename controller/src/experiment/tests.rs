@@ -1,1 +1,6 @@
-
+mod model;
+mod order;
+mod plan;
+mod replay;
+mod rig;
+mod service;
