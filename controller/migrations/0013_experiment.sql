@@ -18,6 +18,8 @@ create table experiment_experiment (
     started_at bigint,
     ended_at bigint,
     cancelled_by text not null,
+    -- Starts by itself as soon as it is ready.
+    starts bigint not null check (starts in (0, 1)),
     deleted_at bigint,
     version bigint not null
 );

@@ -10,10 +10,12 @@ mod model;
 mod netunicorn;
 mod node;
 mod order;
+mod pickle;
 mod plan;
 mod reconcile;
-mod run;
+pub mod run;
 mod service;
+pub mod spec;
 mod store;
 mod wire;
 

@@ -12,6 +12,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts};
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -21,6 +22,7 @@ use super::{
     model::{FlagChange, FlagValues, Outcome, Stage, Status, Until},
     node::pool,
     order::{Order, Unreadable},
+    pickle,
     service::{Detail, Experiments, Refusal, Seen, Told, User},
     store::{self, ExperimentRow},
 };
@@ -410,10 +412,15 @@ fn deployment(seen: Seen) -> Value {
 fn result(seen: &Seen) -> Value {
     let document: Map<String, Value> = serde_json::from_str(&seen.row.document).unwrap_or_default();
     let failed = seen.stage == Stage::Ended && seen.outcome != Some(Outcome::Succeeded);
+    let native = || {
+        let is_native = !seen.row.pipeline.is_empty() && !seen.runs.is_empty();
+        is_native.then(|| pickle::result(!failed, &seen.runs).into())
+    };
+    let result: Option<Bytes> = seen.result.clone().or_else(native);
     json!({
         "node": document.get("node"),
         "execution_graph": encoded(seen.graph.as_deref()),
-        "result": seen.result.as_ref().map(|bytes| BASE64_STANDARD.encode(bytes)),
+        "result": result.map(|bytes| BASE64_STANDARD.encode(bytes)),
         "error": failed.then_some(&seen.row.message),
     })
 }

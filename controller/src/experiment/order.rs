@@ -10,7 +10,10 @@ use muster_pki::{hex, sha256};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::node::{EnvironmentType, Node};
+use super::{
+    node::{EnvironmentType, Node},
+    spec,
+};
 
 /// Deployments one experiment may have.
 pub const MAX_DEPLOYMENTS: usize = 10_000;
@@ -40,14 +43,23 @@ pub struct Deployment {
     pub node: Node,
     /// All that came, without the graph: what the client is given back.
     pub document: Map<String, Value>,
-    /// The graph: opaque bytes, never opened.
-    pub graph: Bytes,
+    /// What the executor does.
+    pub work: Work,
     /// What it runs in.
     pub environment: Definition,
     /// A node that is silent for so long is given up, minutes.
     pub keep_alive_minutes: i64,
     /// Whether the executor's folder is removed in the end.
     pub cleanup: bool,
+}
+
+/// What an executor does.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Work {
+    /// A client's graph: opaque bytes, never opened.
+    Graph(Bytes),
+    /// A native pipeline.
+    Pipeline(spec::Deployment),
 }
 
 /// What an executor runs in, as clients define it.
@@ -146,7 +158,10 @@ impl Order {
             ["executor_id", "prepared", "error"].iter().for_each(|key| drop(document.remove(*key)));
             text.push('\n');
             text.push_str(&Value::Object(document).to_string());
-            text.push_str(&hex(&sha256(&deployment.graph)));
+            match &deployment.work {
+                Work::Graph(graph) => text.push_str(&hex(&sha256(graph))),
+                Work::Pipeline(pipeline) => text.push_str(&json!(pipeline).to_string()),
+            }
         }
         hex(&sha256(text.as_bytes()))
     }
@@ -195,7 +210,36 @@ impl Deployment {
         })?;
         let cleanup = document.get("cleanup").map_or(Some(true), Value::as_bool);
         let cleanup = cleanup.ok_or_else(|| Unreadable("cleanup is neither true nor false".into()))?;
-        Ok(Self { node, document, graph: graph.into(), environment, keep_alive_minutes, cleanup })
+        let work = Work::Graph(graph.into());
+        Ok(Self { node, document, work, environment, keep_alive_minutes, cleanup })
+    }
+
+    /// A native pipeline on a node, in a client's words.
+    pub fn native(node: Node, pipeline: &spec::Deployment) -> Self {
+        let commands = pipeline.environment.as_ref().map(|e| e.commands.clone()).unwrap_or_default();
+        let environment_variables = pipeline.variables.clone();
+        let environment = Definition {
+            kind: EnvironmentType::ShellExecution,
+            image: None,
+            commands,
+            python_version: None,
+            cloudpickle_version: None,
+            runtime: Runtime { environment_variables, ..Runtime::default() },
+        };
+        let document = json!({
+            "node": node,
+            "environment_definition_type": environment.kind.word(),
+            "environment_definition": {"commands": environment.commands, "runtime_context": environment.runtime},
+        });
+        let Value::Object(document) = document else { unreachable!("it was just written as an object") };
+        Self {
+            node,
+            document,
+            work: Work::Pipeline(pipeline.clone()),
+            environment,
+            keep_alive_minutes: pipeline.keep_alive_minutes,
+            cleanup: pipeline.cleanup,
+        }
     }
 
     /// What a client is given back at first: its own words, with the ids that are Muster's to give.
@@ -267,10 +311,11 @@ impl Definition {
     }
 
     /// Digest of what defines it: equal environments are made once per node. The graph is no part of it, nor is what the
-    /// executor is started with.
-    pub fn digest(&self, architecture: &str) -> [u8; 32] {
+    /// executor is started with; whether it holds the Python executor is.
+    pub fn digest(&self, architecture: &str, has_executor: bool) -> [u8; 32] {
         let what = json!({
             "kind": self.kind.word(),
+            "executor": has_executor,
             "image": self.image,
             "commands": self.commands,
             "python": self.python_version,

@@ -7,6 +7,8 @@ use super::model::{Evidence, Outcome, Stage, Status, next};
 pub struct Snapshot {
     /// Where it stands.
     pub status: Status,
+    /// It starts by itself as soon as it is ready.
+    pub starts: bool,
     /// Its deployments, in their order.
     pub deployments: Vec<Seen>,
     /// Milliseconds since the Unix epoch.
@@ -133,7 +135,7 @@ pub fn plan(it: &Snapshot) -> Vec<Action> {
     if !start.is_empty() {
         actions.push(Action::Start(start));
     }
-    if let Some((status, why)) = become_what(it.status, &after) {
+    if let Some((status, why)) = become_what(it, &after) {
         actions.push(Action::Become(status, why));
     }
     actions
@@ -183,12 +185,14 @@ fn is_away_too_long(it: &Snapshot, seen: &Seen) -> bool {
 }
 
 /// What the experiment becomes when its deployments stand like this.
-fn become_what(status: Status, after: &[(Stage, String)]) -> Option<(Status, String)> {
+fn become_what(it: &Snapshot, after: &[(Stage, String)]) -> Option<(Status, String)> {
+    let status = it.status;
     let all_ended = after.iter().all(|(stage, _)| *stage == Stage::Ended);
     let settled = after.iter().all(|(stage, _)| matches!(stage, Stage::Deployed | Stage::Ended));
     let evidence = match status {
         Status::Preparing if settled => Evidence::Prepared(!all_ended),
         Status::Ready | Status::Running | Status::Cancelling if all_ended => Evidence::AllEnded,
+        Status::Ready if it.starts => Evidence::StartRequested,
         _ => return None,
     };
     let why = match next(status, evidence)? {

@@ -9,12 +9,13 @@ use muster_proto::{KIND_EXPERIMENT_CLEANUP, KIND_EXPERIMENT_DEPLOYMENT, KIND_EXP
 use serde_json::json;
 
 use super::{
-    model::{ExperimentId, Outcome, Stage},
+    model::{ExperimentId, Outcome, Stage, Status},
     node::EnvironmentType,
     order::Definition,
     plan::{self, Action, End, Seen, Snapshot, Told},
     run::TaskRun,
     service::{Experiments, keeper, key, stage_of, status_of, subject},
+    spec,
     store::{self, DeploymentRow, ExperimentRow},
     wire::{self, Left},
 };
@@ -213,8 +214,8 @@ async fn observe(conn: &mut Conn, row: &ExperimentRow, now: i64) -> Result<(Snap
                 told = Told::Ended(end(outcome, why, now));
             }
         }
-        if let (Told::Ended(_), Some(Left { results: Some(wire::Bytes::Blob(digest, _)), .. })) = (&told, &left)
-            && !is_stored(conn, &row, digest).await?
+        if let (Told::Ended(_), Some(left)) = (&told, &left)
+            && !is_stored(conn, &row, left).await?
         {
             told = Told::Arriving;
         }
@@ -228,14 +229,23 @@ async fn observe(conn: &mut Conn, row: &ExperimentRow, now: i64) -> Result<(Snap
         });
         observed.push(Observed { row, left });
     }
-    Ok((Snapshot { status: status_of(row)?, deployments, now }, observed))
+    Ok((Snapshot { status: status_of(row)?, starts: row.starts == 1, deployments, now }, observed))
 }
 
-/// Whether a node has stored a blob that its executor's report names.
-async fn is_stored(conn: &mut Conn, row: &DeploymentRow, digest: &str) -> Result<bool> {
+/// Whether a node has stored every blob that its executor's report names.
+async fn is_stored(conn: &mut Conn, row: &DeploymentRow, left: &Left) -> Result<bool> {
+    let blobs = left.contents().into_iter().filter_map(|content| match content {
+        wire::Bytes::Blob(digest, _) => Some(digest),
+        wire::Bytes::Inline(_) => None,
+    });
+    let mut blobs = blobs.peekable();
+    if blobs.peek().is_none() {
+        return Ok(true);
+    }
     let Some(agent) = row.agent_id.clone().map(AgentId) else { return Ok(false) };
     let owner = desired::blob_owner(&agent, &key(KIND_EXPERIMENT_EXECUTOR, &row.id));
-    Ok(Blobs::use_of(conn, &owner).await?.contains_key(digest))
+    let stored = Blobs::use_of(conn, &owner).await?;
+    Ok(blobs.all(|digest| stored.contains_key(&digest)))
 }
 
 /// Kind of the work of a deployment that a node may say something of.
@@ -322,6 +332,9 @@ async fn apply(
                 experiments.clean_up(tx, seq, &deployment.row).await?;
             }
             Action::Become(status, why) => {
+                if status == Status::Running {
+                    row.started_at = Some(tx.now());
+                }
                 experiments.become_(tx, row, status, why, &actor).await?;
             }
         }
@@ -377,7 +390,12 @@ async fn start(
     for row in &rows {
         let Some(agent) = row.agent_id.clone().map(AgentId) else { continue };
         let (definition, _) = definition(row)?;
-        let mut document = once(wire::executor(&row.experiment_id, &definition, &row.environment_digest)?);
+        let pipeline: Option<spec::Deployment> = match row.pipeline.as_str() {
+            "" => None,
+            text => Some(serde_json::from_str(text).map_err(Error::internal)?),
+        };
+        let bytes = wire::executor(&row.experiment_id, &definition, &row.environment_digest, pipeline.as_ref())?;
+        let mut document = once(bytes);
         document.store_bytes = wire::STORE_BYTES;
         experiments.fleet.desired.put(tx, seq, &[agent], &key(KIND_EXPERIMENT_EXECUTOR, &row.id), &document).await?;
     }
@@ -396,21 +414,29 @@ fn definition(row: &DeploymentRow) -> Result<(Definition, String)> {
     Ok((definition, architecture))
 }
 
-/// Keeps what an executor reported, under the experiment.
+/// Keeps what an executor left, under the experiment.
 async fn keep_result(experiments: &Experiments, tx: &mut Tx, it: &mut Observed) -> Result<()> {
     let Some(left) = &it.left else { return Ok(()) };
+    let (mut held, mut stored) = (Vec::new(), Vec::new());
+    let mut first = None;
+    for content in left.contents() {
+        let digest = match content {
+            wire::Bytes::Inline(bytes) => {
+                held.push(experiments.blobs.hold(bytes.into()).await?);
+                held.last().map(|h| h.digest.clone())
+            }
+            wire::Bytes::Blob(digest, _) => {
+                stored.push(digest.clone());
+                Some(digest)
+            }
+        };
+        first = first.or(digest);
+    }
     let keeper = keeper(&it.row.experiment_id);
-    match &left.results {
-        None => {}
-        Some(wire::Bytes::Inline(bytes)) => {
-            let held = experiments.blobs.hold(bytes.clone().into()).await?;
-            it.row.result.clone_from(&held.digest);
-            Blobs::keep(tx, &[held], &keeper).await?;
-        }
-        Some(wire::Bytes::Blob(digest, _)) => {
-            Blobs::keep_also(tx, std::slice::from_ref(digest), &keeper).await?;
-            it.row.result.clone_from(digest);
-        }
+    Blobs::keep(tx, &held, &keeper).await?;
+    Blobs::keep_also(tx, &stored, &keeper).await?;
+    if left.results.is_some() {
+        it.row.result = first.unwrap_or_default();
     }
     if !left.runs.is_empty() {
         let runs: Vec<_> = left.runs.iter().map(TaskRun::of).collect();

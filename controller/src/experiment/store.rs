@@ -26,6 +26,7 @@ pub struct ExperimentRow {
     pub started_at: Option<i64>,
     pub ended_at: Option<i64>,
     pub cancelled_by: String,
+    pub starts: i64,
     pub deleted_at: Option<i64>,
     pub version: i64,
 }
@@ -81,7 +82,7 @@ pub struct FlagChangeRow {
 }
 
 const EXPERIMENT: &str = "id, owner, name, status, status_at, why, digest, context, created_at, ready_at, started_at, \
-                          ended_at, cancelled_by, deleted_at, version";
+                          ended_at, cancelled_by, starts, deleted_at, version";
 const DEPLOYMENT: &str = "id, experiment_id, place, connector, node_name, agent_id, document, environment_digest, graph, \
                           pipeline, keep_alive_minutes, cleanup, stage, outcome, message, cancelled_by, given_up, \
                           deployed_at, started_at, ended_at, result, result_late, runs";
@@ -106,7 +107,7 @@ pub struct Filter {
 pub async fn insert_experiment(conn: &mut Conn, row: &ExperimentRow) -> Result<(), sqlx::Error> {
     let text = format!(
         "insert into experiment_experiment ({EXPERIMENT}) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, \
-         $13, $14, $15)"
+         $13, $14, $15, $16)"
     );
     query(text)
         .bind(row.id.clone())
@@ -122,6 +123,7 @@ pub async fn insert_experiment(conn: &mut Conn, row: &ExperimentRow) -> Result<(
         .bind(row.started_at)
         .bind(row.ended_at)
         .bind(row.cancelled_by.clone())
+        .bind(row.starts)
         .bind(row.deleted_at)
         .bind(row.version)
         .execute(conn)

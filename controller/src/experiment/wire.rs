@@ -11,6 +11,7 @@ use super::{
     node::EnvironmentType,
     order::{Definition, OWN_VARIABLES},
     plan::{End, Told},
+    spec,
 };
 use crate::{
     error::{Error, Result},
@@ -70,6 +71,17 @@ impl Bytes {
     }
 }
 
+// === impl Left ===
+
+impl Left {
+    /// Everything it names, in the message or as blobs.
+    pub fn contents(&self) -> Vec<Bytes> {
+        let artifacts = self.runs.iter().flat_map(|run| &run.artifacts);
+        let artifacts = artifacts.filter_map(|artifact| artifact.content.clone()).map(Bytes::of);
+        self.results.iter().cloned().chain(artifacts).collect()
+    }
+}
+
 /// The document that prepares a node.
 pub fn deployment(
     experiment: &str,
@@ -106,7 +118,12 @@ pub fn deployment(
 }
 
 /// The document that runs what was prepared.
-pub fn executor(experiment: &str, definition: &Definition, digest: &str) -> Result<Vec<u8>> {
+pub fn executor(
+    experiment: &str,
+    definition: &Definition,
+    digest: &str,
+    native: Option<&spec::Deployment>,
+) -> Result<Vec<u8>> {
     let runtime = &definition.runtime;
     let variable = |(name, value): (&String, &String)| proto::Variable { name: name.clone(), value: value.clone() };
     let variables = runtime.environment_variables.iter().filter(|(name, _)| !OWN_VARIABLES.contains(&name.as_str()));
@@ -124,7 +141,10 @@ pub fn executor(experiment: &str, definition: &Definition, digest: &str) -> Resu
         experiment_id: experiment.into(),
         environment: unhex(digest)?.into(),
         variables: variables.map(variable).collect(),
-        work: Some(proto::executor::Work::Python(proto::Python { heartbeat_seconds: 30 })),
+        work: Some(match native {
+            Some(native) => proto::executor::Work::Pipeline(pipeline(native)),
+            None => proto::executor::Work::Python(proto::Python { heartbeat_seconds: 30 }),
+        }),
         image: if is_image { image_name(definition, digest) } else { String::new() },
         container: is_image.then_some(container),
         memory_bytes: 0,
@@ -133,6 +153,39 @@ pub fn executor(experiment: &str, definition: &Definition, digest: &str) -> Resu
         lease_seconds: 0,
     };
     Ok(document.encode_to_vec())
+}
+
+/// A native pipeline as it travels.
+fn pipeline(native: &spec::Deployment) -> proto::Pipeline {
+    let variable = |(name, value): (&String, &String)| proto::Variable { name: name.clone(), value: value.clone() };
+    let need = |need: &spec::Need| proto::Need {
+        task: need.task().into(),
+        on: match need.on() {
+            spec::On::Success => proto::On::Success.into(),
+            spec::On::Failure => proto::On::Failure.into(),
+            spec::On::Any => proto::On::Any.into(),
+        },
+    };
+    let input = |it: &spec::Input| proto::Input { task: it.task.clone(), path: it.path.clone(), to: it.to().into() };
+    let repeat = |it: &spec::Repeat| proto::Repeat { from: it.from.clone(), times: it.times };
+    let task = |task: &spec::Task| proto::Task {
+        name: task.name.clone(),
+        command: task.command.clone(),
+        script: task.script.clone(),
+        variables: task.variables.iter().map(variable).collect(),
+        needs: task.needs.iter().map(need).collect(),
+        inputs: task.inputs.iter().map(input).collect(),
+        outputs: task.outputs.clone(),
+        retries: task.retries,
+        retry_delay_ms: task.retry_delay_ms,
+        limit_seconds: task.limit_seconds,
+        repeat: task.repeat.as_ref().map(repeat),
+    };
+    proto::Pipeline {
+        tasks: native.tasks.iter().map(task).collect(),
+        early_stopping: native.early_stopping,
+        parallel: native.parallel,
+    }
 }
 
 /// The document that removes what an executor left.

@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::rig::{GRAPH, body, deployment};
-use crate::experiment::order::Order;
+use crate::experiment::order::{Order, Work};
 
 fn read(change: impl FnOnce(&mut Value)) -> Result<Order, String> {
     let mut one = deployment("lo-1");
@@ -17,7 +17,7 @@ fn a_clients_words_are_kept_as_they_came() {
     });
     let order = order.expect("it can be read");
     let deployment = &order.deployments[0];
-    assert_eq!(deployment.graph.as_ref(), GRAPH);
+    assert_eq!(deployment.work, Work::Graph(GRAPH.into()));
     let stored = deployment.stored("e-1", "x-1");
     assert_eq!(stored["something_new"], json!({"b": 1, "a": [null]}));
     assert_eq!(stored["node"]["properties"]["cpu"], json!(4.5));
@@ -116,12 +116,12 @@ fn a_repeat_is_known_by_its_content() {
 #[test]
 fn an_environment_is_known_by_what_defines_it() {
     let of = |change: fn(&mut Value)| read(change).expect("read").deployments.remove(0);
-    let one = of(|_| ()).environment.digest("linux/amd64");
+    let one = of(|_| ()).environment.digest("linux/amd64", true);
     let other_graph = of(|d| d["execution_graph"] = json!("gASVBQAAAAAAAACMAXmULg=="));
-    assert_eq!(other_graph.environment.digest("linux/amd64"), one, "the graph is no part of it");
+    assert_eq!(other_graph.environment.digest("linux/amd64", true), one, "the graph is no part of it");
     let variables = of(|d| d["environment_definition"]["runtime_context"]["environment_variables"] = json!({}));
-    assert_eq!(variables.environment.digest("linux/amd64"), one, "nor what the executor is started with");
+    assert_eq!(variables.environment.digest("linux/amd64", true), one, "nor what the executor is started with");
     let commands = of(|d| d["environment_definition"]["commands"] = json!(["pip install x"]));
-    assert_ne!(commands.environment.digest("linux/amd64"), one);
-    assert_ne!(of(|_| ()).environment.digest("linux/arm64"), one);
+    assert_ne!(commands.environment.digest("linux/amd64", true), one);
+    assert_ne!(of(|_| ()).environment.digest("linux/arm64", true), one);
 }

@@ -18,7 +18,7 @@ fn end(outcome: Outcome) -> End {
 }
 
 fn of(status: Status, deployments: Vec<Seen>) -> Vec<Action> {
-    plan(&Snapshot { status, deployments, now: NOW })
+    plan(&Snapshot { status, starts: false, deployments, now: NOW })
 }
 
 #[test]
