@@ -38,7 +38,12 @@ fn each_mistake_is_told_with_its_field_and_what_would_be_right() {
         ("deployments[0].nodes.take: at least 1", |f| f["deployments"][0]["nodes"]["take"] = json!(0)),
         ("deployments[0].keep_alive_minutes: from 1", |f| f["deployments"][0]["keep_alive_minutes"] = json!(0)),
         ("deployments[0].tasks: a pipeline has at least one task", |f| f["deployments"][0]["tasks"] = json!([])),
-        ("deployments[0].tasks[1].name: there is another task \"ping\"", |f| task(f, 1)["name"] = json!("ping")),
+        ("deployments[0].tasks[3].name: there is another task \"ping\"", |f| {
+            f["deployments"][0]["tasks"]
+                .as_array_mut()
+                .expect("tasks")
+                .push(json!({"name": "ping", "command": ["true"]}));
+        }),
         ("deployments[0].tasks[2].name: 1 to 100 letters", |f| task(f, 2)["name"] = json!("a/b")),
         ("deployments[0].tasks[0].script: a task has a command or a script, not both", |f| {
             task(f, 0)["script"] = json!("x")
