@@ -22,7 +22,7 @@ use crate::{
     config::Config,
     console::{self, Console},
     driver::{Driver, Kernel, work},
-    durable,
+    durable, experiment,
     host::Host,
     identity::Keeper,
     ledger::Ledger,
@@ -72,7 +72,7 @@ pub async fn run_observed(
     let _lock = config.status_file.then(|| lock(&config)).transpose()?;
     let keeper = Arc::new(Keeper::open(&state_dir)?);
     let sample_seconds = Arc::new(AtomicU32::new(0));
-    let kernel = Arc::new(kernel(&config, host, &keeper, &sample_seconds)?);
+    let kernel = Arc::new(kernel(&config, host, &keeper, &sample_seconds).await?);
     let (report, seen) = watch::channel(link::Report::default());
     let last = seen.clone();
     let (console_report, console_seen) = watch::channel(console::Report::default());
@@ -112,7 +112,7 @@ pub async fn run_observed(
     Ok(())
 }
 
-fn kernel(
+async fn kernel(
     config: &Config,
     host: Arc<dyn Host>,
     keeper: &Arc<Keeper>,
@@ -135,6 +135,7 @@ fn kernel(
     let settings = Settings { keeper: keeper.clone(), sample_seconds: sample_seconds.clone() };
     let mut drivers: Vec<Arc<dyn Driver>> = vec![Arc::new(settings)];
     drivers.extend(network::drivers(&config.network, host.clone(), spool.clone(), &state_dir));
+    drivers.extend(experiment::drivers(&config.experiment, host.clone(), spool.clone(), &state_dir).await);
     drivers.extend(staging::drivers(&config.staging, host.clone(), state_dir.clone()));
     Ok(Kernel::new(ledger, spool, host, drivers, config.accept.kinds.clone(), state_dir))
 }

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use crate::console;
+use crate::experiment;
 use crate::network;
 use crate::staging;
 
@@ -28,6 +29,7 @@ homes = []
 spool_bytes = 67108864
 log = "info"
 network = {}
+experiment = { python = "python3", packages = ["netunicorn-executor", "netunicorn-library"], environments_bytes = 21474836480, environment_seconds = 3600 }
 [accept]
 kinds = ["*"]
 [console]
@@ -46,6 +48,8 @@ pub struct Config {
     pub accept: Accept,
     /// What people on the host see and say in a browser.
     pub console: console::Settings,
+    /// The experiment domain.
+    pub experiment: experiment::Settings,
     /// The network domain.
     pub network: network::Settings,
     /// The staging domain.

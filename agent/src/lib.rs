@@ -3,7 +3,8 @@
 //!
 //! - [`link`] is the one stream to home, over [`dial`], as the [`identity`] that home gave.
 //! - [`ledger`] is what must not be forgotten; [`spool`] is what is to be said.
-//! - [`driver`] judges what arrives and runs any driver by one loop; [`settings`], [`network`] and [`staging`] are the drivers.
+//! - [`driver`] judges what arrives and runs any driver by one loop; [`settings`], [`network`] and [`staging`] are drivers.
+//! - [`experiment`] is one more: executors of experiments.
 //! - [`host`] is the only door to the machine, [`crash`] the list of places at which tests cut the power.
 //! - [`app`] puts one agent together; [`config`] is its owner's word, [`status`], [`doctor`] and [`console`] are for people.
 //!
@@ -18,6 +19,7 @@ pub mod dial;
 pub mod doctor;
 pub mod driver;
 mod durable;
+pub mod experiment;
 pub mod host;
 pub mod identity;
 pub mod ledger;

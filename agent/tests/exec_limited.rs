@@ -43,7 +43,16 @@ fn script(dir: &Path, text: &str) -> Program {
     fs::write(&path, text).expect("the script is written");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("the script is its owner's");
     let limit = Duration::from_secs(20);
-    Program { path, args: vec![], env: vec![], folder: dir.join("work"), limit, memory_bytes: 0, file_bytes: 0 }
+    Program {
+        path,
+        args: vec![],
+        env: vec![],
+        folder: dir.join("work"),
+        keep_folder: false,
+        limit,
+        memory_bytes: 0,
+        file_bytes: 0,
+    }
 }
 
 async fn run(program: Program, seen: &Seen) -> Result<Exit, NotStarted> {

@@ -9,7 +9,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicI64, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use futures::future::BoxFuture;
@@ -43,6 +43,7 @@ pub struct FakeHost {
     runs: Mutex<Vec<Program>>,
     missing: Mutex<BTreeSet<String>>,
     clock_skew: AtomicI64,
+    began: Instant,
 }
 
 // === impl Play ===
@@ -66,6 +67,7 @@ impl FakeHost {
             runs: Mutex::default(),
             missing: Mutex::new(BTreeSet::from(["tag_check".to_owned()])),
             clock_skew: AtomicI64::new(0),
+            began: Instant::now(),
         })
     }
 
@@ -163,6 +165,10 @@ impl Host for FakeHost {
     fn now_ms(&self) -> i64 {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis();
         i64::try_from(now).expect("before the year 292 million") + self.clock_skew.load(Ordering::Relaxed)
+    }
+
+    fn uptime(&self) -> Duration {
+        self.began.elapsed()
     }
 
     fn boot_id(&self) -> String {

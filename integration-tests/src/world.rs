@@ -245,6 +245,8 @@ impl World {
         let identity = muster_agent::identity::enroll(&state, &token, &muster_agent::host::Host::facts(&*host)).await?;
         let mut config = AgentConfig::for_state_dir(&state);
         config.homes = vec![cable.near.to_string()];
+        // Its runs are counted, and a Python is asked at each start.
+        config.experiment.python = PathBuf::new();
         let folder = WrapperFolder { path: "/wrappers".into(), ..WrapperFolder::default() };
         config.staging.wrappers = BTreeMap::from([("test".to_owned(), folder)]);
         Ok(Agent { id: AgentId(identity.agent_id), host, state, cable, config, running: None })

@@ -11,7 +11,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -148,6 +148,16 @@ pub struct Attempt<'a> {
     pub cancel: CancellationToken,
     /// Takes its processes and its output.
     pub watch: &'a dyn Watch,
+    /// Hears how far it is.
+    pub home: &'a dyn Home,
+}
+
+/// Home, as an attempt sees it.
+pub trait Home: Send + Sync {
+    /// Says how far the attempt is, in the domain's own message. The newest takes the place of the one before.
+    fn tell(&self, result: Bytes);
+    /// For how long home was not heard of.
+    fn silence(&self) -> Duration;
 }
 
 /// How an attempt ended by itself.
@@ -180,6 +190,8 @@ pub struct Kernel {
     /// Home took the identity away.
     pub revoked: AtomicBool,
     skew_ms: AtomicI64,
+    /// When home was last heard of, milliseconds of the host's uptime.
+    heard_ms: AtomicU64,
     degraded: Mutex<Option<String>>,
 }
 
@@ -196,6 +208,7 @@ impl Kernel {
         state_dir: PathBuf,
     ) -> Self {
         let revoked = AtomicBool::new(ledger.read(|state| state.revoked));
+        let heard_ms = AtomicU64::new(millis(host.uptime()));
         Self {
             ledger,
             spool,
@@ -206,6 +219,7 @@ impl Kernel {
             wake: Notify::new(),
             revoked,
             skew_ms: AtomicI64::new(0),
+            heard_ms,
             degraded: Mutex::new(None),
         }
     }
@@ -233,6 +247,17 @@ impl Kernel {
     /// Learns home's clock.
     pub fn learn_time(&self, home_ms: i64) {
         self.skew_ms.store(home_ms - self.host.now_ms(), Ordering::Relaxed);
+    }
+
+    /// Home said something.
+    pub fn hear(&self) {
+        self.heard_ms.store(millis(self.host.uptime()), Ordering::Relaxed);
+    }
+
+    /// For how long home was not heard of; before it first was, since the agent began.
+    pub fn silence(&self) -> Duration {
+        let heard_ms = self.heard_ms.load(Ordering::Relaxed);
+        self.host.uptime().saturating_sub(Duration::from_millis(heard_ms))
     }
 
     /// Sets or clears the revocation; the work loop acts on it, whether it can be made durable or not.
@@ -297,6 +322,10 @@ pub fn matches(glob: &str, text: &str) -> bool {
             .strip_prefix(head)
             .is_some_and(|rest| (0..=rest.len()).any(|n| rest.is_char_boundary(n) && matches(tail, &rest[n..]))),
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Phase of an attempt that ended by itself.

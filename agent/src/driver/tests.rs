@@ -39,6 +39,12 @@ impl Once for Job {
         Box::pin(async move {
             *self.0.lock().unwrap().entry(work.assignment.key.id.clone()).or_default() += 1;
             let hangs = work.assignment.document == "hang";
+            if work.assignment.document == "steps" {
+                work.home.tell(Bytes::from_static(b"1"));
+                work.home.tell(Bytes::from_static(b"2"));
+                tokio::task::yield_now().await;
+                work.home.tell(Bytes::from_static(b"3"));
+            }
             if hangs {
                 work.cancel.cancelled().await;
             }
@@ -164,6 +170,42 @@ async fn once_work_runs_once_and_its_outcome_is_durable_before_it_is_said() {
 }
 
 #[tokio::test]
+async fn work_says_how_far_it_is_and_the_outcome_comes_last() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::open(dir.path());
+    world.put(assignment("t.job", "a", 1, "steps"));
+    let said = world.until(|r| r.outcome).await;
+    let told: Vec<_> = said.iter().map(|r| (r.phase(), r.result.clone(), r.attempt)).collect();
+    assert!(told.contains(&(Phase::Working, Bytes::from_static(b"2"), 1)), "{told:?}");
+    assert!(!told.contains(&(Phase::Working, Bytes::from_static(b"1"), 1)), "a newer one took its place: {told:?}");
+    assert_eq!(told.last(), Some(&(Phase::Succeeded, Bytes::from_static(b"r"), 1)));
+    assert!(said.is_sorted_by_key(|r| r.seq), "each is newer than the one before");
+}
+
+#[tokio::test]
+async fn every_process_group_of_an_attempt_is_remembered_until_it_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::open(dir.path());
+    world.put(assignment("t.job", "a", 1, "x"));
+    let key = Key::new("t.job", "a");
+    let group = |pgid| Group { pgid, started: 1, boot_id: "b".into() };
+    let grouped = |pgid, others: &[i32]| {
+        let others = others.iter().map(|n| group(*n)).collect();
+        Record::Grouped(crate::ledger::model::Grouped { key: key.clone(), group: group(pgid), others })
+    };
+    let starting = Record::Starting(Starting { key: key.clone(), attempt: 1, boot_id: "b".into() });
+    world.kernel.ledger.write(|_| vec![starting, grouped(1, &[]), grouped(2, &[1]), grouped(3, &[2])]).unwrap();
+    drop(world);
+    let again = World::open(dir.path());
+    let held = again.kernel.ledger.read(|s| s.entries[&key].stage.clone());
+    assert_eq!(held, Stage::Starting { boot_id: "b".into(), groups: vec![group(2), group(3)] });
+    let compacted = again.kernel.ledger.read(|s| s.records());
+    let mut rebuilt = crate::ledger::State::default();
+    compacted.into_iter().for_each(|record| rebuilt.apply(record));
+    assert_eq!(rebuilt.entries[&key].stage, held);
+}
+
+#[tokio::test]
 async fn late_and_withdrawn_work_is_never_started() {
     let dir = tempfile::tempdir().unwrap();
     let world = World::open(dir.path());
@@ -250,7 +292,7 @@ async fn a_process_left_by_a_former_run_is_ended_before_its_work_is_reported() {
     let group = Group { pgid: left.id() as i32, started, boot_id: world.kernel.host.boot_id() };
     let key = Key::new("t.job", "a");
     let starting = Starting { key: key.clone(), attempt: 1, boot_id: group.boot_id.clone() };
-    let grouped = crate::ledger::model::Grouped { key, group };
+    let grouped = crate::ledger::model::Grouped { key, group, others: vec![] };
     world.kernel.ledger.write(|_| vec![Record::Starting(starting), Record::Grouped(grouped)]).unwrap();
     let outcome = world.until(|r| r.outcome).await.pop().unwrap();
     assert_eq!(outcome.phase(), Phase::Interrupted);

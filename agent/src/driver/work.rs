@@ -8,7 +8,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
 };
 
@@ -16,11 +16,11 @@ use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::{Act, Attempt, Driver, End, Kernel, Settled, Turn, condition, phase_of};
+use super::{Act, Attempt, Driver, End, Home, Kernel, Settled, Turn, condition, phase_of};
 use crate::{
     host::{Stream, Watch},
     ledger::{
-        Entry, Generation, Group, Key, Phase, Record, Report, Stage,
+        Assignment, Entry, Generation, Group, Key, Phase, Record, Report, Stage,
         model::{Grouped, Starting},
     },
     spool::LogKey,
@@ -28,6 +28,9 @@ use crate::{
 
 /// Once work under way at the same time; the rest waits for its turn.
 const MAX_RUNNING: usize = 64;
+
+/// So many process groups of one attempt are remembered before it is looked which of them are gone.
+const GROUPS: usize = 16;
 
 /// The loop turns at least this often, so that a watchdog fed by it sees it alive.
 const IDLE_TURN: Duration = Duration::from_secs(10);
@@ -70,7 +73,7 @@ pub enum Step {
     /// Standing: a turn towards nothing.
     Undo,
     /// Once: end what a former run left, if anything.
-    Recover(Option<Group>),
+    Recover(Vec<Group>),
     /// Once: begin an attempt.
     Start,
     /// Once: end the attempt under way, for this outcome.
@@ -100,10 +103,12 @@ struct Work {
     attempts: usize,
 }
 
-/// Records an attempt's processes and keeps its output.
+/// Records an attempt's processes, keeps its output and says how far it is.
 struct Recorder {
     kernel: Arc<Kernel>,
+    assignment: Assignment,
     log: LogKey,
+    groups: Mutex<Vec<Group>>,
 }
 
 /// Runs drivers until `stop`; once work under way is then ended as interrupted. `beat` is called at each turn.
@@ -160,7 +165,7 @@ pub fn next(entry: &Entry, slot: &Slot, now: Now) -> Step {
             Some((_, None)) if now.revoked => Step::Cancel(Phase::Interrupted),
             _ => Step::Rest,
         },
-        Stage::Starting { group, .. } if !slot.recovered => Step::Recover(group.clone()),
+        Stage::Starting { groups, .. } if !slot.recovered => Step::Recover(groups.clone()),
         stage => {
             let begun = matches!(stage, Stage::Starting { .. });
             let late = assignment.start_by_ms > 0 && now.home_ms >= assignment.start_by_ms;
@@ -218,11 +223,11 @@ impl Work {
                 slot.acted_on = Some(entry.assignment.generation);
                 self.turn(entry, step == Step::Undo);
             }
-            Step::Recover(group) => {
+            Step::Recover(groups) => {
                 slot.busy = true;
                 let host = self.kernel.host.clone();
                 self.running.push(Box::pin(async move {
-                    if let Some(group) = group {
+                    for group in groups {
                         host.end_group(&group).await;
                     }
                     Happened::Recovered(key)
@@ -286,11 +291,13 @@ impl Work {
         let kernel = self.kernel.clone();
         self.running.push(Box::pin(async move {
             let log = LogKey { key: key.clone(), attempt, stream: Stream::Stdout };
-            let recorder = Recorder { kernel: kernel.clone(), log };
+            let assignment = Assignment { document: bytes::Bytes::new(), ..entry.assignment.clone() };
+            let recorder = Recorder { kernel: kernel.clone(), assignment, log, groups: Mutex::default() };
             let driver = kernel.drivers.get(key.kind.as_str()).cloned();
             let end = match driver.as_deref().map(Driver::act) {
                 Some(Act::Once(once)) => {
-                    once.run(Attempt { assignment: &entry.assignment, cancel: token, watch: &recorder }).await
+                    let (watch, home) = (&recorder, &recorder);
+                    once.run(Attempt { assignment: &entry.assignment, cancel: token, watch, home }).await
                 }
                 _ => {
                     let message = format!("this agent cannot do {}", key.kind);
@@ -406,12 +413,29 @@ impl Work {
 
 impl Watch for Recorder {
     fn grouped(&self, group: Group) -> io::Result<()> {
-        let written = self.kernel.ledger.write(|_| vec![Record::Grouped(Grouped { key: self.log.key.clone(), group })]);
+        let mut groups = self.groups.lock().unwrap_or_else(|e| e.into_inner());
+        if groups.len() >= GROUPS {
+            groups.retain(|group| self.kernel.host.is_alive(group));
+        }
+        let grouped = Grouped { key: self.log.key.clone(), group: group.clone(), others: groups.clone() };
+        let written = self.kernel.ledger.write(|_| vec![Record::Grouped(grouped)]);
         self.kernel.observe_write(&written);
+        groups.push(group);
         written
     }
 
     fn output(&self, stream: Stream, bytes: &[u8]) {
         self.kernel.spool.output(&LogKey { stream, ..self.log.clone() }, bytes);
+    }
+}
+
+impl Home for Recorder {
+    fn tell(&self, result: bytes::Bytes) {
+        let working = Report::new(&self.assignment, Phase::Working, self.kernel.host.now_ms());
+        self.kernel.say(Report { attempt: self.log.attempt, result, ..working });
+    }
+
+    fn silence(&self) -> Duration {
+        self.kernel.silence()
     }
 }

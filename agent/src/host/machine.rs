@@ -168,7 +168,7 @@ impl Host for Machine {
         watch: &'a dyn Watch,
     ) -> BoxFuture<'a, Result<Exit, NotStarted>> {
         Box::pin(async move {
-            let _folder = Folder(&program.folder);
+            let _folder = (!program.keep_folder).then(|| Folder(&program.folder));
             let (mut child, mut reins) = self.start_patiently(&program, None, watch).await?;
             let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
             let output = async {
@@ -275,6 +275,11 @@ impl Host for Machine {
     fn now_ms(&self) -> i64 {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    }
+
+    fn uptime(&self) -> Duration {
+        let since = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        Duration::try_from(since).unwrap_or_default()
     }
 
     fn boot_id(&self) -> String {

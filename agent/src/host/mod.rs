@@ -53,6 +53,8 @@ pub trait Host: Send + Sync + 'static {
     fn read(&self, path: &Path) -> std::io::Result<Vec<u8>>;
     /// The wall clock, milliseconds since the Unix epoch.
     fn now_ms(&self) -> i64;
+    /// How long the host has been up, sleep included: a clock that nobody sets.
+    fn uptime(&self) -> Duration;
     /// Names the current boot.
     fn boot_id(&self) -> String;
     /// What the host is.
@@ -89,8 +91,10 @@ pub struct Program {
     pub args: Vec<String>,
     /// Additional environment.
     pub env: Vec<(String, String)>,
-    /// Working folder of its own: made for it, and removed when a run has ended.
+    /// Working folder: made for it where it is not there.
     pub folder: PathBuf,
+    /// The folder stays when a run has ended; otherwise it is the run's own, and removed.
+    pub keep_folder: bool,
     /// Wall-clock limit of a run.
     pub limit: Duration,
     /// RLIMIT_DATA of each process, bytes; 0: the host's own.
@@ -170,6 +174,15 @@ pub struct Sample {
     pub network_sent_bytes: u64,
     /// The agent's own resident memory, bytes.
     pub agent_rss_bytes: u64,
+}
+
+/// A program by its path, or by its name on PATH.
+pub fn find(program: &Path) -> Option<PathBuf> {
+    if program.components().count() > 1 {
+        return program.is_file().then(|| program.to_owned());
+    }
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|found| found.is_file())
 }
 
 #[cfg(test)]

@@ -7,6 +7,11 @@ use std::{
     path::Path,
 };
 
+use rustix::{
+    io::Errno,
+    process::{Pid, test_kill_process_group},
+};
+
 use crate::ledger::Group;
 
 /// One process as `/proc/<pid>/stat` tells it.
@@ -37,6 +42,10 @@ pub fn group_of(pid: i32) -> Option<Group> {
 /// are still ours; a leader with another start is not.
 pub fn is_alive(group: &Group) -> bool {
     if group.boot_id != boot_id() || stat(group.pgid).is_some_and(|s| s.started != group.started) {
+        return false;
+    }
+    // A group that the kernel does not know at all need not be looked for.
+    if Pid::from_raw(group.pgid).is_some_and(|pid| test_kill_process_group(pid) == Err(Errno::SRCH)) {
         return false;
     }
     let Ok(entries) = fs::read_dir("/proc") else { return false };

@@ -27,7 +27,16 @@ fn script(dir: &Path, text: &str) -> Program {
     fs::write(&path, format!("#!/bin/bash\n{text}\n")).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     let limit = Duration::from_secs(20);
-    Program { path, args: vec![], env: vec![], folder: dir.join("work"), limit, memory_bytes: 0, file_bytes: 0 }
+    Program {
+        path,
+        args: vec![],
+        env: vec![],
+        folder: dir.join("work"),
+        keep_folder: false,
+        limit,
+        memory_bytes: 0,
+        file_bytes: 0,
+    }
 }
 
 async fn run(program: Program) -> (Result<Exit, NotStarted>, Seen) {

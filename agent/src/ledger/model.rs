@@ -183,7 +183,7 @@ pub struct Starting {
     pub boot_id: String,
 }
 
-/// The process group of the attempt under way.
+/// A process group of the attempt under way begins.
 #[derive(Clone, PartialEq, Message)]
 pub struct Grouped {
     /// Which assignment.
@@ -192,6 +192,9 @@ pub struct Grouped {
     /// Its processes.
     #[prost(message, required, tag = "2")]
     pub group: Group,
+    /// Those that may still be there beside it; what is not named is gone.
+    #[prost(message, repeated, tag = "3")]
+    pub others: Vec<Group>,
 }
 
 /// Home has the outcome.
@@ -231,7 +234,7 @@ pub enum Record {
     /// Once work begins an attempt.
     #[prost(message, tag = "4")]
     Starting(Starting),
-    /// The attempt has processes.
+    /// The attempt has processes, or more of them.
     #[prost(message, tag = "5")]
     Grouped(Grouped),
     /// Once work is over; the outcome.

@@ -57,8 +57,8 @@ pub enum Stage {
     Starting {
         /// The boot it began in.
         boot_id: String,
-        /// Its processes, once there are any.
-        group: Option<Group>,
+        /// Its process groups that may still be there.
+        groups: Vec<Group>,
     },
     /// Once: over, and home may not know it.
     Finished(Report),
@@ -129,12 +129,13 @@ impl State {
             Record::Starting(Starting { key, attempt, boot_id }) => {
                 if let Some(entry) = self.entries.get_mut(&key) {
                     entry.attempt = attempt;
-                    entry.stage = Stage::Starting { boot_id, group: None };
+                    entry.stage = Stage::Starting { boot_id, groups: Vec::new() };
                 }
             }
-            Record::Grouped(Grouped { key, group: found }) => {
-                if let Some(Stage::Starting { group, .. }) = self.entries.get_mut(&key).map(|e| &mut e.stage) {
-                    *group = Some(found);
+            Record::Grouped(Grouped { key, group, mut others }) => {
+                if let Some(Stage::Starting { groups, .. }) = self.entries.get_mut(&key).map(|e| &mut e.stage) {
+                    others.push(group);
+                    *groups = others;
                 }
             }
             Record::Finished(outcome) => {
@@ -176,9 +177,10 @@ impl State {
                 out.push(Record::Starting(Starting { key: key.clone(), attempt, boot_id }));
             }
             match &entry.stage {
-                Stage::Standing | Stage::Accepted | Stage::Starting { group: None, .. } => {}
-                Stage::Starting { group: Some(group), .. } => {
-                    out.push(Record::Grouped(Grouped { key, group: group.clone() }));
+                Stage::Standing | Stage::Accepted => {}
+                Stage::Starting { groups, .. } => {
+                    let newest = groups.split_last().map(|(group, others)| (group.clone(), others.to_vec()));
+                    out.extend(newest.map(|(group, others)| Record::Grouped(Grouped { key, group, others })));
                 }
                 Stage::Finished(outcome) => out.push(Record::Finished(outcome.clone())),
                 Stage::Done { outcome, at_ms } => {

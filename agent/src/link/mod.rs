@@ -187,6 +187,7 @@ impl Link {
     }
 
     async fn welcome(&mut self, welcome: &fleet::Welcome, is_candidate: bool) -> Result<(), End> {
+        self.kernel.hear();
         self.kernel.learn_time(welcome.server_time_ms);
         // Beside the runtime: a slow disk must not keep it from answering home's first pings.
         let (kernel, token) = (self.kernel.clone(), welcome.session_token.clone());
@@ -215,6 +216,9 @@ impl Link {
         inbound: &mut Streaming<fleet::FromHome>,
         mut message: Result<Option<fleet::FromHome>, Status>,
     ) -> Result<(), End> {
+        if matches!(message, Ok(Some(_))) {
+            self.kernel.hear();
+        }
         let mut arrived: Vec<Assignment> = Vec::new();
         let end = loop {
             match message {

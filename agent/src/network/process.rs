@@ -204,6 +204,7 @@ pub async fn remove(host: &dyn Host, container: &Container, folder: &Path) {
         args: ["rm", "--force", &container.name].map(str::to_owned).into(),
         env: Vec::new(),
         folder: folder.join("remove-container"),
+        keep_folder: false,
         limit: REMOVE,
         memory_bytes: 0,
         file_bytes: 0,
@@ -273,7 +274,7 @@ pub fn recipe(ground: &Ground, site: &Site, endpoint: &Endpoint) -> Result<Recip
              podman or docker"
         ));
     };
-    let path = super::router::find(runner).ok_or_else(|| format!("{} is not on this host", runner.display()))?;
+    let path = crate::host::find(runner).ok_or_else(|| format!("{} is not on this host", runner.display()))?;
     // Another agent of this host may run the same endpoint.
     let own = muster_pki::hex(&muster_pki::sha256(ground.folder.as_os_str().as_encoded_bytes()));
     let name = format!("muster-{}-{}", slug(&endpoint.id), &own[..8]);

@@ -12,7 +12,10 @@ use super::{
     model::Attributes,
     process::{self, Patience, Running},
 };
-use crate::{durable, host::Host, host::Program};
+use crate::{
+    durable,
+    host::{Host, Program, find},
+};
 
 /// The program's name where no path is given.
 const PROGRAM: &str = "skrouterd";
@@ -55,15 +58,6 @@ pub fn program(chosen: Option<&Path>) -> Option<PathBuf> {
             None => find(Path::new(PROGRAM)),
         },
     }
-}
-
-/// A program by its path, or by its name on PATH.
-pub fn find(program: &Path) -> Option<PathBuf> {
-    if program.components().count() > 1 {
-        return program.is_file().then(|| program.to_owned());
-    }
-    let path = env::var_os("PATH")?;
-    env::split_paths(&path).map(|folder| folder.join(program)).find(|found| found.is_file())
 }
 
 /// A port for management: the one kept, while it is the router's or can be bound, or else another.
@@ -130,6 +124,7 @@ async fn launch(host: &dyn Host, program: &Path, memory: &Memory, start: &Start<
         args,
         env: Vec::new(),
         folder,
+        keep_folder: true,
         limit: Duration::MAX,
         memory_bytes: 0,
         file_bytes: 0,

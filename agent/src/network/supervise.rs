@@ -95,6 +95,7 @@ impl Processes {
             args: recipe.args.clone(),
             env: recipe.env.clone(),
             folder,
+            keep_folder: true,
             limit: Duration::MAX,
             memory_bytes: 0,
             file_bytes: 0,

@@ -110,6 +110,7 @@ impl Folders {
             args: action.args,
             env: self.env(&goal.folder)?,
             folder: self.work.join(name),
+            keep_folder: false,
             limit: limits.wall,
             memory_bytes: limits.memory_bytes,
             file_bytes: limits.file_bytes,

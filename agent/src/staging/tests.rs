@@ -26,6 +26,13 @@ impl crate::host::Watch for Deaf {
     fn output(&self, _: Stream, _: &[u8]) {}
 }
 
+impl crate::driver::Home for Deaf {
+    fn tell(&self, _: Bytes) {}
+    fn silence(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
 fn wrapper(dir: &Path, name: &str, text: &str) {
     fs::write(dir.join(name), format!("#!/bin/bash\n{text}\n")).unwrap();
     fs::set_permissions(dir.join(name), fs::Permissions::from_mode(0o755)).unwrap();
@@ -69,7 +76,7 @@ fn assignment(document: &impl Message) -> Assignment {
 
 async fn run(dir: &Path, document: &proto::Operation) -> (End, proto::OperationResult) {
     let assignment = assignment(document);
-    let attempt = Attempt { assignment: &assignment, cancel: CancellationToken::new(), watch: &Deaf };
+    let attempt = Attempt { assignment: &assignment, cancel: CancellationToken::new(), watch: &Deaf, home: &Deaf };
     let end = Operation(folders(dir)).run(attempt).await;
     let result = proto::OperationResult::decode(end.result.clone()).unwrap();
     (end, result)

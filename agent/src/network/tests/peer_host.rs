@@ -98,6 +98,10 @@ impl Host for PeerHost {
         self.machine.now_ms()
     }
 
+    fn uptime(&self) -> std::time::Duration {
+        self.machine.uptime()
+    }
+
     fn boot_id(&self) -> String {
         self.machine.boot_id()
     }

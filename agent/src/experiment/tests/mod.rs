@@ -1,0 +1,7 @@
+mod environments;
+mod executors;
+mod images;
+mod pipelines;
+mod plans;
+mod relay;
+mod rig;
