@@ -10,8 +10,9 @@ use std::{
 };
 
 use muster_agent::{
+    blobs::Blobs,
     config::Config as AgentConfig,
-    driver::{Kernel, work},
+    driver::{Driver, Kernel, work},
     host::Host,
     identity::Keeper,
     ledger::Ledger,
@@ -302,13 +303,20 @@ impl Agent {
 
     /// Starts it put together by hand, so that a test can speak through its spool.
     pub fn start_open(&mut self) -> Arc<Kernel> {
+        self.start_with(|_| Vec::new())
+    }
+
+    /// The same with drivers of the test's own, which are given its blobs.
+    pub fn start_with(&mut self, own: impl FnOnce(&Arc<Blobs>) -> Vec<Arc<dyn Driver>>) -> Arc<Kernel> {
         let state = &self.state;
         let keeper = Arc::new(Keeper::open(state).expect("an identity"));
         let ledger = Ledger::open(state, self.host.now_ms()).expect("a ledger").ledger;
         let spool = Spool::open(state, self.config.spool_bytes, &[], []).expect("a spool");
-        let drivers = muster_agent::staging::drivers(&self.config.staging, self.host.clone(), state.clone());
+        let blobs = Arc::new(Blobs::open(state, self.config.blobs_bytes).expect("blobs"));
+        let mut drivers = muster_agent::staging::drivers(&self.config.staging, self.host.clone(), state.clone());
+        drivers.extend(own(&blobs));
         let (host, accept) = (self.host.clone(), self.config.accept.kinds.clone());
-        let kernel = Arc::new(Kernel::new(ledger, spool.into(), host, drivers, accept, state.clone()));
+        let kernel = Arc::new(Kernel::new(ledger, spool.into(), blobs, host, drivers, accept, state.clone()));
         let stop = CancellationToken::new();
         let (report, _) = watch::channel(link::Report::default());
         let link = Link::new(kernel.clone(), keeper, self.config.homes.clone(), report).run(stop.clone());
