@@ -143,8 +143,8 @@ impl Cable {
             }
             let _ = load.held.subscribe().wait_for(|held| !held).await;
             let pace = load.pace.load(Ordering::SeqCst);
-            if pace > 0 {
-                tokio::time::sleep(Duration::from_micros(n as u64 * 1_000_000 / pace)).await;
+            if let Some(micros) = (n as u64 * 1_000_000).checked_div(pace) {
+                tokio::time::sleep(Duration::from_micros(micros)).await;
             }
             to.write_all(&bytes[..n]).await?;
         }

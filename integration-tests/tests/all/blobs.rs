@@ -380,14 +380,15 @@ impl Odd {
         let (oldest_protocol, newest_protocol) = muster_proto::PROTOCOL;
         let hello = Hello { oldest_protocol, newest_protocol, ledger_id: "odd".into(), ..Hello::default() };
         let (mut stream, _) = Raw::welcomed(channel.clone(), hello).await.expect("welcome");
-        while accepts {
+        let mut waits = accepts;
+        while waits {
             let Some(from_home::Frame::Assign(it)) = stream.hear().await.expect("a frame") else { continue };
             let accept = Accept { kind: it.kind.clone(), id: it.id, epoch: it.epoch, generation: it.generation };
             stream.say(from_agent::Frame::Accept(accept)).await;
-            if it.kind == KIND {
-                home.is_accepted(&agent.id).await;
-                break;
-            }
+            waits = it.kind != KIND;
+        }
+        if accepts {
+            home.is_accepted(&agent.id).await;
         }
         Self { channel, _stream: stream }
     }

@@ -1,10 +1,18 @@
+use std::{sync::Arc, time::Duration};
+
 use bytes::Bytes;
+use muster_pki::unhex;
+use muster_proto::fleet::{Chunk, FetchRequest};
+use tokio::sync::mpsc;
+use tonic::Code;
 
 use crate::{
     error::{Error, Result},
     fleet::{
         Fleet,
+        blobs::{Transfers, give, take},
         desired::{self, Document, OnInterrupt, OnRevoke},
+        line::Line,
         model::{AgentId, Class, Key, Mode, Phase},
         service::Removal,
     },
@@ -180,4 +188,68 @@ async fn what_ended_stores_for_a_day_more_and_what_was_withdrawn_no_longer() {
         fleet.remove_agent(&Actor::controller(), &removal).await.expect("removed");
         assert_eq!((kept(&fleet, "x").await, kept(&fleet, "y").await), (0, 0));
     }
+}
+
+/// A transfer may stand still for so long here.
+const STALL: Duration = Duration::from_millis(100);
+
+fn line() -> Arc<Line> {
+    Line::new(agent(), "l1".into(), String::new(), Arc::default()).into()
+}
+
+#[tokio::test]
+async fn a_transfer_that_stands_still_is_ended_and_goes_on_where_it_stopped() {
+    let fleet = home("sqlite:").await;
+    let transfers = Transfers::standing(STALL);
+    let large = &[held(&fleet, 1 << 20, 1).await];
+    let digest = large[0].digest.clone();
+    change!(fleet, |tx, _seq| Blobs::keep(tx, large, "test/a").await?).expect("kept");
+    let mut conn = fleet.db.read().await.expect("a connection");
+    let reader = fleet.blobs.reader(&mut conn, &digest, 0).await.expect("read").expect("there");
+    let (send, mut receive) = mpsc::channel(1);
+    let request = FetchRequest { digest: unhex(&digest).into(), offset: 0 };
+    give(reader, request, line(), transfers.begin(&agent()).await.expect("a turn"), send).await;
+    let head = receive.recv().await.expect("the head").expect("no fault");
+    assert_eq!((head.size, head.data.len()), (1 << 20, 0));
+    assert!(receive.recv().await.is_none(), "nobody took it, so no more was read");
+
+    let mut incoming = fleet.blobs.receive("a", &digest, 1 << 20).await.expect("begun");
+    let slot = transfers.begin(&agent()).await.expect("a turn");
+    let first = Chunk { data: vec![1; 1000].into(), ..Chunk::default() };
+    let stood = take(&mut futures::stream::pending(), first, &line(), &slot, &mut incoming).await;
+    assert_eq!(stood.expect_err("ended").code(), Code::DeadlineExceeded);
+    drop(incoming);
+    assert_eq!(fleet.blobs.receive("a", &digest, 1 << 20).await.expect("begun").there(), 1000);
+}
+
+#[tokio::test]
+async fn a_transfer_ends_with_the_stream_it_runs_beside() {
+    let fleet = home("sqlite:").await;
+    let (transfers, line) = (Transfers::default(), line());
+    let mut incoming = fleet.blobs.receive("a", &"ab".repeat(32), 1 << 20).await.expect("begun");
+    line.abandon();
+    let slot = transfers.begin(&agent()).await.expect("a turn");
+    let ended = take(&mut futures::stream::pending(), Chunk::default(), &line, &slot, &mut incoming).await;
+    assert_eq!(ended.expect_err("ended").code(), Code::Aborted);
+}
+
+#[tokio::test]
+async fn few_transfers_run_at_once_and_the_others_wait_for_their_turn() {
+    let transfers = Transfers::standing(STALL);
+    let mut running = Vec::new();
+    for n in 0..32 {
+        running.push(transfers.begin(&format!("agent-{}", n / 4).as_str().into()).await.expect("a turn"));
+    }
+    let busy = |begun: Result<_>| matches!(begun, Err(Error::Busy { .. }));
+    let began = std::time::Instant::now();
+    assert!(busy(transfers.begin(&"agent-0".into()).await.map(drop)), "it has four already");
+    assert!(began.elapsed() < STALL, "and is told so at once");
+    assert!(busy(transfers.begin(&"agent-9".into()).await.map(drop)), "all places are taken");
+    let next = tokio::spawn({
+        let transfers = transfers.clone();
+        async move { transfers.begin(&"agent-9".into()).await.map(drop) }
+    });
+    running.pop();
+    next.await.expect("no panic").expect("a turn");
+    transfers.begin(&"agent-7".into()).await.expect("its place is free again");
 }
