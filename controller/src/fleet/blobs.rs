@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures::{Stream, StreamExt};
 use muster_pki::{hex, standing::Standing, unhex};
 use muster_proto::fleet::{Chunk, FetchRequest, StoreResponse, blobs_server::Blobs};
 use tokio::{
@@ -56,11 +57,13 @@ pub struct BlobsService {
 #[derive(Debug, Clone)]
 pub struct Transfers {
     all: Arc<Semaphore>,
+    /// How long one may stand still.
+    stall: Duration,
     of_agents: Arc<Mutex<HashMap<AgentId, usize>>>,
 }
 
 /// A transfer's place among them.
-struct Slot {
+pub struct Slot {
     transfers: Transfers,
     agent: AgentId,
     turn: Option<OwnedSemaphorePermit>,
@@ -103,20 +106,20 @@ impl Blobs for BlobsService {
     async fn store(&self, request: Request<Streaming<Chunk>>) -> Result<Response<StoreResponse>, Status> {
         let fleet = &self.fleet;
         let line = self.caller(&request).await?;
-        let _slot = fleet.transfers.begin(&line.agent).await?;
+        let slot = fleet.transfers.begin(&line.agent).await?;
         let mut inbound = request.into_inner();
-        let first = next(&mut inbound, &line).await?;
+        let first = next(&mut inbound, &line, &slot).await?;
         let first = first.ok_or_else(|| Status::invalid_argument("a store begins with a chunk"))?;
         let wanted = wanted(&first)?;
         let blob = (wanted.digest.as_str(), wanted.size);
         let now = fleet.db.clock().now();
-        let mut conn = fleet.db.read().await.map_err(Error::from)?;
+        let mut conn = fleet.db.read().await?;
         if desired::may_store(&mut conn, &line.agent, &wanted.key, blob, now).await? {
             return Ok(answer(&wanted, wanted.size, true));
         }
         drop(conn);
         let mut incoming = fleet.blobs.receive(&line.agent.0, &wanted.digest, wanted.size).await?;
-        take(&mut inbound, first, &line, &mut incoming).await?;
+        take(&mut inbound, first, &line, &slot, &mut incoming).await?;
         if !incoming.is_whole() {
             return Ok(answer(&wanted, incoming.there(), false));
         }
@@ -167,11 +170,11 @@ impl Fleet {
 }
 
 /// Hands a blob over as it is taken.
-async fn give(
+pub async fn give(
     mut reader: Reader,
     request: FetchRequest,
     line: Arc<Line>,
-    _slot: Slot,
+    slot: Slot,
     send: mpsc::Sender<Result<Chunk, Status>>,
 ) {
     let head =
@@ -179,7 +182,7 @@ async fn give(
     let (mut offset, mut chunk) = (request.offset, Ok(head));
     while !line.is_abandoned() {
         let is_last = chunk.is_err();
-        if !matches!(timeout(STALL, send.send(chunk)).await, Ok(Ok(()))) || is_last {
+        if !matches!(timeout(slot.transfers.stall, send.send(chunk)).await, Ok(Ok(()))) || is_last {
             return;
         }
         chunk = match reader.next().await {
@@ -195,10 +198,11 @@ async fn give(
 }
 
 /// Takes what comes, up to the end of the blob or of the call.
-async fn take(
-    inbound: &mut Streaming<Chunk>,
+pub async fn take(
+    inbound: &mut (impl Stream<Item = Result<Chunk, Status>> + Unpin),
     first: Chunk,
     line: &Line,
+    slot: &Slot,
     incoming: &mut Incoming,
 ) -> Result<(), Status> {
     let mut chunk = Some(first);
@@ -213,18 +217,24 @@ async fn take(
         if incoming.is_whole() {
             break;
         }
-        chunk = next(inbound, line).await?;
+        chunk = next(inbound, line, slot).await?;
     }
     Ok(())
 }
 
 /// The next chunk of a call that goes on; none at its end.
-async fn next(inbound: &mut Streaming<Chunk>, line: &Line) -> Result<Option<Chunk>, Status> {
+async fn next(
+    inbound: &mut (impl Stream<Item = Result<Chunk, Status>> + Unpin),
+    line: &Line,
+    slot: &Slot,
+) -> Result<Option<Chunk>, Status> {
     if line.is_abandoned() {
         return Err(Status::aborted("the stream of this agent has ended"));
     }
-    let next = timeout(STALL, inbound.message()).await;
-    next.map_err(|_| Status::deadline_exceeded("nothing came for a minute; go on from what is there"))?
+    match timeout(slot.transfers.stall, inbound.next()).await {
+        Ok(next) => next.transpose(),
+        Err(_) => Err(Status::deadline_exceeded("the transfer stood still; go on from what is there")),
+    }
 }
 
 fn wanted(first: &Chunk) -> Result<Wanted> {
@@ -260,13 +270,18 @@ fn status(error: Error) -> Status {
 
 impl Default for Transfers {
     fn default() -> Self {
-        Self { all: Arc::new(Semaphore::new(AT_ONCE)), of_agents: Arc::default() }
+        Self::standing(STALL)
     }
 }
 
 impl Transfers {
+    /// None yet; one may stand still for so long.
+    pub fn standing(stall: Duration) -> Self {
+        Self { all: Arc::new(Semaphore::new(AT_ONCE)), stall, of_agents: Arc::default() }
+    }
+
     /// Waits for a turn.
-    async fn begin(&self, agent: &AgentId) -> Result<Slot> {
+    pub async fn begin(&self, agent: &AgentId) -> Result<Slot> {
         let busy = |message: &str| Error::Busy { message: message.into(), retry_after_secs: 1 };
         {
             let mut of_agents = self.lock();
@@ -277,7 +292,7 @@ impl Transfers {
             *own += 1;
         }
         let mut slot = Slot { transfers: self.clone(), agent: agent.clone(), turn: None };
-        let turn = timeout(STALL, self.all.clone().acquire_owned()).await;
+        let turn = timeout(self.stall, self.all.clone().acquire_owned()).await;
         slot.turn =
             Some(turn.map_err(|_| busy("home has as many transfers as it may; try again"))?.map_err(Error::internal)?);
         Ok(slot)

@@ -33,12 +33,12 @@ async fn forget(db: &Db, owner: &str) {
 }
 
 async fn read(blobs: &Blobs, db: &Db, digest: &str) -> Result<Option<Bytes>> {
-    blobs.read(&mut *db.read().await.expect("a connection"), digest).await
+    blobs.read(&mut db.read().await.expect("a connection"), digest).await
 }
 
 /// What is given from an offset on, and how many pieces it came in.
 async fn read_from(blobs: &Blobs, db: &Db, digest: &str, from: i64) -> (Vec<u8>, usize) {
-    let reader = blobs.reader(&mut *db.read().await.expect("a connection"), digest, from).await.expect("read");
+    let reader = blobs.reader(&mut db.read().await.expect("a connection"), digest, from).await.expect("read");
     let (mut reader, mut all, mut pieces) = (reader.expect("it is there"), Vec::new(), 0);
     while let Some(piece) = reader.next().await.expect("read") {
         assert!(piece.len() <= PIECE);
@@ -189,7 +189,7 @@ async fn a_damaged_or_missing_blob_is_named_and_never_given() {
         std::fs::write(&path, &bad).expect("damaged");
         assert!(fault(read(&blobs, &db, &digest).await, &digest).contains("other bytes"));
         let mut reader =
-            blobs.reader(&mut *db.read().await.expect("a connection"), &digest, 0).await.expect("read").expect("there");
+            blobs.reader(&mut db.read().await.expect("a connection"), &digest, 0).await.expect("read").expect("there");
         assert!(reader.next().await.expect("a first piece").is_some());
         assert!(reader.next().await.is_err(), "the last piece is not given");
         std::fs::write(&path, &bad[..PIECE]).expect("cut off");
