@@ -6,9 +6,10 @@
 //! prepare and start; an experiment ends when its last executor's end is stored. Graphs and results are opaque bytes:
 //! nothing here ever opens a pickle.
 
-mod model;
+pub mod api;
+pub mod model;
 mod netunicorn;
-mod node;
+pub mod node;
 mod order;
 mod pickle;
 mod plan;
@@ -33,9 +34,9 @@ pub const ENTRY: Entry = Entry { name: "experiment", asks: service::asks, open }
 fn open(context: &Context) -> Domain {
     let experiments = Experiments { fleet: context.fleet.clone(), blobs: context.blobs.clone() };
     let reconcile = Reconcile { experiments: experiments.clone() };
-    let surface = netunicorn::Surface { experiments, access: context.access.clone() };
+    let api = api::Api { experiments, access: context.access.clone() };
     Domain {
-        routes: netunicorn::routes(surface),
+        routes: netunicorn::routes(api.clone()).merge(api::routes(api)),
         loops: vec![Loop::new("experiment", reconcile, context.db.wake().listen(&["experiment", AGENTS]))],
         ..Domain::default()
     }

@@ -19,15 +19,15 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{
+    api::Api,
     model::{FlagChange, FlagValues, Outcome, Stage, Status, Until},
     node::pool,
     order::{Order, Unreadable},
     pickle,
-    service::{Detail, Experiments, Refusal, Seen, Told, User},
+    service::{Detail, Refusal, Seen, Told, User},
     store::{self, ExperimentRow},
 };
 use crate::{
-    access::Access,
     error::Error,
     platform::db::clean,
     web::{
@@ -44,15 +44,6 @@ const TOKEN_LIFE: i64 = 86_400_000;
 
 /// Experiments that one answer lists at most.
 const MAX_LISTED: i64 = 10_000;
-
-/// What the handlers share.
-#[derive(Debug, Clone)]
-pub struct Surface {
-    /// The experiments.
-    pub experiments: Experiments,
-    /// Who is who.
-    pub access: Access,
-}
 
 /// A client that showed a good token, and what its context header says.
 struct Known {
@@ -84,7 +75,7 @@ struct CancelExecutors {
 }
 
 /// The routes, below `/netunicorn`.
-pub fn routes(surface: Surface) -> Routes {
+pub fn routes(api: Api) -> Routes {
     let policy = Policy::public();
     Routes::new()
         .foreign(Method::POST, "/netunicorn/api/v1/token", policy, token)
@@ -104,15 +95,15 @@ pub fn routes(surface: Surface) -> Routes {
         .foreign(Method::GET, "/netunicorn/api/v1/ui/compilations", policy, ui_compilations)
         .foreign(Method::GET, "/netunicorn/api/v1/ui/running_experiments", policy, ui_running)
         .foreign(Method::GET, "/netunicorn/api/v1/ui/last_experiments", policy, ui_last)
-        .with_state(surface)
+        .with_state(api)
 }
 
 // === who asks ===
 
-impl FromRequestParts<Surface> for Known {
+impl FromRequestParts<Api> for Known {
     type Rejection = Refused;
 
-    async fn from_request_parts(parts: &mut Parts, surface: &Surface) -> Answer<Self> {
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Answer<Self> {
         let Some(caller) = parts.extensions.get::<Caller>().filter(|c| matches!(c.via, Via::Token { .. })).cloned()
         else {
             let shown = parts.headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).unwrap_or_default();
@@ -120,7 +111,7 @@ impl FromRequestParts<Surface> for Known {
             return Err(unauthorized(if is_bearer { "Access token not found" } else { "Not authenticated" }));
         };
         context(&parts.headers)?;
-        let tags = surface.access.tags(&caller.user_id).await?;
+        let tags = api.access.tags(&caller.user_id).await?;
         let is_admin = caller.role == Role::Admin;
         Ok(Self { user: User { name: caller.name, tags, is_admin, actor: caller.actor }, role: caller.role })
     }
@@ -157,7 +148,7 @@ fn unauthorized(detail: &str) -> Refused {
 
 // === handlers ===
 
-async fn token(State(surface): State<Surface>, client: Client, request: Request) -> Answer<Json<Value>> {
+async fn token(State(api): State<Api>, client: Client, request: Request) -> Answer<Json<Value>> {
     let bytes = body::read(request).await?;
     let fields: BTreeMap<_, _> = form::parse(&bytes).await.unwrap_or_default().into_iter().collect();
     let absent: Vec<_> = ["username", "password"].into_iter().filter(|name| !fields.contains_key(*name)).collect();
@@ -167,7 +158,7 @@ async fn token(State(surface): State<Surface>, client: Client, request: Request)
         let detail: Vec<_> = absent.iter().map(missing).collect();
         return Err(Refused::Detail(StatusCode::UNPROCESSABLE_ENTITY, json!(detail)));
     }
-    let entered = surface.access.enter(&fields["username"], &fields["password"], &client).await;
+    let entered = api.access.enter(&fields["username"], &fields["password"], &client).await;
     let entrance = entered.map_err(|error| match error {
         Error::Unauthenticated(_) => unauthorized("Incorrect username or token"),
         other => other.into(),
@@ -175,7 +166,7 @@ async fn token(State(surface): State<Surface>, client: Client, request: Request)
     if entrance.must_change {
         return Err(unauthorized("the password must be changed first, in Muster's console"));
     }
-    let token = surface.access.open_client_token(&entrance, "netunicorn", TOKEN_LIFE).await?;
+    let token = api.access.open_client_token(&entrance, "netunicorn", TOKEN_LIFE).await?;
     Ok(Json(json!({"access_token": token, "token_type": "bearer"})))
 }
 
@@ -183,13 +174,13 @@ async fn verify_token(_: Known) -> StatusCode {
     StatusCode::OK
 }
 
-async fn health(State(surface): State<Surface>, _: Known) -> Answer<Json<&'static str>> {
-    surface.experiments.fleet.db.ping().await?;
+async fn health(State(api): State<Api>, _: Known) -> Answer<Json<&'static str>> {
+    api.experiments.fleet.db.ping().await?;
     Ok(Json("OK"))
 }
 
-async fn nodes(State(surface): State<Surface>, known: Known) -> Answer<Json<Value>> {
-    let experiments = &surface.experiments;
+async fn nodes(State(api): State<Api>, known: Known) -> Answer<Json<Value>> {
+    let experiments = &api.experiments;
     let mut conn = experiments.fleet.db.read().await?;
     let nodes = experiments.nodes(&mut conn, &known.user, false).await?;
     let nodes: Vec<_> = nodes.into_iter().map(|it| json!(it.node)).collect();
@@ -198,35 +189,35 @@ async fn nodes(State(surface): State<Surface>, known: Known) -> Answer<Json<Valu
 }
 
 async fn experiments(
-    State(surface): State<Surface>,
+    State(api): State<Api>,
     Query(shown): Query<Shown>,
     known: Known,
 ) -> Answer<Json<Map<String, Value>>> {
-    let mut conn = surface.experiments.fleet.db.read().await?;
+    let mut conn = api.experiments.fleet.db.read().await?;
     let filter = store::Filter { owner: Some(known.user.name.clone()), ..store::Filter::default() };
     let told = told(&shown);
     let mut all = Map::new();
     for row in store::experiments(&mut conn, &filter, MAX_LISTED).await? {
         let name = row.name.clone();
-        all.insert(name, information(surface.experiments.detail(&mut conn, row, told).await?));
+        all.insert(name, information(api.experiments.detail(&mut conn, row, told).await?));
     }
     Ok(Json(all))
 }
 
 async fn experiment(
-    State(surface): State<Surface>,
+    State(api): State<Api>,
     Path(name): Path<String>,
     Query(shown): Query<Shown>,
     known: Known,
 ) -> Answer<Json<Value>> {
-    let experiments = &surface.experiments;
+    let experiments = &api.experiments;
     let mut conn = experiments.fleet.db.read().await?;
     let row = experiments.find(&mut conn, &known.user.name, &name).await?;
     Ok(Json(information(experiments.detail(&mut conn, row, told(&shown)).await?)))
 }
 
 async fn prepare(
-    State(surface): State<Surface>,
+    State(api): State<Api>,
     Path(name): Path<String>,
     known: Known,
     request: Request,
@@ -235,82 +226,78 @@ async fn prepare(
     let bytes = body::read(request).await?;
     let order = Order::read(&bytes)?;
     drop(bytes);
-    surface.experiments.prepare(user, &name, &order).await?;
+    api.experiments.prepare(user, &name, &order).await?;
     Ok(Json(name))
 }
 
 async fn start(
-    State(surface): State<Surface>,
+    State(api): State<Api>,
     Path(name): Path<String>,
     known: Known,
     request: Request,
 ) -> Answer<Json<String>> {
     connectors_context(request).await?;
-    surface.experiments.start(known.operator()?, &name).await?;
+    api.experiments.start(known.operator()?, &name).await?;
     Ok(Json(name))
 }
 
 async fn cancel(
-    State(surface): State<Surface>,
+    State(api): State<Api>,
     Path(name): Path<String>,
     known: Known,
     request: Request,
 ) -> Answer<Json<&'static str>> {
     connectors_context(request).await?;
-    surface.experiments.cancel(known.operator()?, &name).await?;
+    api.experiments.cancel(known.operator()?, &name).await?;
     Ok(Json("Executors cancellation started"))
 }
 
-async fn cancel_executors(
-    State(surface): State<Surface>,
-    known: Known,
-    request: Request,
-) -> Answer<Json<&'static str>> {
+async fn cancel_executors(State(api): State<Api>, known: Known, request: Request) -> Answer<Json<&'static str>> {
     let bytes = body::read(request).await?;
     let wanted: CancelExecutors =
         serde_json::from_slice(&bytes).map_err(|error| unprocessable(&["body"], &error.to_string()))?;
-    surface.experiments.cancel_executors(known.operator()?, &wanted.executors).await?;
+    api.experiments.cancel_executors(known.operator()?, &wanted.executors).await?;
     Ok(Json("Executors cancellation started"))
 }
 
-async fn delete(State(surface): State<Surface>, Path(name): Path<String>, known: Known) -> Answer<Json<Value>> {
-    surface.experiments.delete(known.operator()?, &name).await?;
+async fn delete(State(api): State<Api>, Path(name): Path<String>, known: Known) -> Answer<Json<Value>> {
+    api.experiments.delete(known.operator()?, &name).await?;
     Ok(Json(Value::Null))
 }
 
 async fn get_flag(
-    State(surface): State<Surface>,
+    State(api): State<Api>,
     Path((name, flag)): Path<(String, String)>,
     known: Known,
 ) -> Answer<Json<FlagValues>> {
-    let found = surface.experiments.flag(&known.user.name, &name, &flag, &Until::default(), Duration::ZERO).await?;
+    let found = api.experiments.flag(&known.user.name, &name, &flag, &Until::default(), Duration::ZERO).await?;
     Ok(Json(found))
 }
 
 async fn set_flag(
-    State(surface): State<Surface>,
+    State(api): State<Api>,
     Path((name, flag)): Path<(String, String)>,
     known: Known,
     request: Request,
 ) -> Answer<Json<Value>> {
     let bytes = body::read(request).await?;
     let values = flag_values(&bytes)?;
-    surface.experiments.change_flag(known.operator()?, &name, &flag, &FlagChange::Set(values)).await?;
+    api.experiments.change_flag(known.operator()?, &name, &flag, &FlagChange::Set(values)).await?;
     Ok(Json(Value::Null))
 }
 
 // === what netunicorn's own pages read ===
 
-async fn ui_locks(State(surface): State<Surface>, known: Known) -> Answer<Json<Value>> {
-    let mut conn = surface.experiments.fleet.db.read().await?;
+async fn ui_locks(State(api): State<Api>, known: Known) -> Answer<Json<Value>> {
+    let mut conn = api.experiments.fleet.db.read().await?;
     let owner = (!known.user.is_admin).then_some(known.user.name.as_str());
     let locks = store::locks(&mut conn, owner).await?;
     let line = |lock: store::LockRow| json!({"node_name": lock.node_name, "username": lock.owner, "connector": lock.connector});
     Ok(Json(locks.into_iter().map(line).collect()))
 }
 
-async fn ui_compilations(State(surface): State<Surface>, known: Known) -> Answer<Json<Value>> {
-    let experiments = &surface.experiments;
+async fn ui_compilations(State(api): State<Api>, known: Known) -> Answer<Json<Value>> {
+    let experiments = &api.experiments;
     let mut conn = experiments.fleet.db.read().await?;
     let filter = of(&known, Status::Preparing.word());
     let mut lines = Vec::new();
@@ -327,8 +314,8 @@ async fn ui_compilations(State(surface): State<Surface>, known: Known) -> Answer
     Ok(Json(lines.into()))
 }
 
-async fn ui_running(State(surface): State<Surface>, known: Known) -> Answer<Json<Value>> {
-    let mut conn = surface.experiments.fleet.db.read().await?;
+async fn ui_running(State(api): State<Api>, known: Known) -> Answer<Json<Value>> {
+    let mut conn = api.experiments.fleet.db.read().await?;
     let mut rows = Vec::new();
     for status in [Status::Preparing, Status::Running, Status::Cancelling] {
         rows.extend(store::experiments(&mut conn, &of(&known, status.word()), MAX_LISTED).await?);
@@ -336,10 +323,10 @@ async fn ui_running(State(surface): State<Surface>, known: Known) -> Answer<Json
     lines(&mut conn, rows).await
 }
 
-async fn ui_last(State(surface): State<Surface>, Query(shown): Query<Shown>, known: Known) -> Answer<Json<Value>> {
+async fn ui_last(State(api): State<Api>, Query(shown): Query<Shown>, known: Known) -> Answer<Json<Value>> {
     let wrong = || unprocessable(&["query", "days"], "Input should be a valid integer");
     let days: i64 = shown.days.as_deref().map_or(Ok(14), str::parse).map_err(|_| wrong())?;
-    let db = &surface.experiments.fleet.db;
+    let db = &api.experiments.fleet.db;
     let since = db.clock().now().saturating_sub(days.saturating_mul(86_400_000));
     let filter = store::Filter { since, ..of(&known, "") };
     let mut conn = db.read().await?;

@@ -67,7 +67,6 @@ pub struct LockRow {
     pub owner: String,
     pub reason: String,
     pub since: i64,
-    pub holders: i64,
 }
 
 /// A change of a flag as stored.
@@ -396,7 +395,7 @@ pub async fn take_locks(tx: &mut Tx, nodes: &[(String, String)], owner: &str, re
 }
 
 async fn fetch_lock(conn: &mut Conn, connector: &str, node: &str) -> Result<Option<LockRow>> {
-    let text = "select connector, node_name, owner, reason, since, holders from experiment_lock \
+    let text = "select connector, node_name, owner, reason, since from experiment_lock \
                 where connector = $1 and node_name = $2";
     Ok(sqlx::query_as(text).bind(connector).bind(node).fetch_optional(conn).await?)
 }
@@ -424,7 +423,7 @@ pub async fn release_locks(tx: &mut Tx, nodes: &[(String, String)], owner: &str)
 
 /// Locks of one user, or of everybody.
 pub async fn locks(conn: &mut Conn, owner: Option<&str>) -> Result<Vec<LockRow>> {
-    let text = "select connector, node_name, owner, reason, since, holders from experiment_lock \
+    let text = "select connector, node_name, owner, reason, since from experiment_lock \
                 where $1 = '' or owner = $1 order by connector, node_name";
     Ok(sqlx::query_as(text).bind(owner.unwrap_or_default().to_owned()).fetch_all(conn).await?)
 }

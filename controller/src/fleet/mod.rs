@@ -19,6 +19,7 @@ pub mod line;
 pub mod listen;
 pub mod logs;
 pub mod model;
+pub mod output;
 pub mod pages;
 mod registry;
 pub mod service;

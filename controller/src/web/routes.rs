@@ -132,13 +132,6 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
         self
     }
 
-    /// Gives the handlers their state.
-    pub fn with_state(self, state: S) -> Routes {
-        Routes { router: self.router.with_state(state), table: self.table }
-    }
-}
-
-impl Routes {
     /// Adds the routes of another.
     pub fn merge(mut self, other: Self) -> Self {
         self.table.extend(other.table);
@@ -146,6 +139,13 @@ impl Routes {
         self
     }
 
+    /// Gives the handlers their state.
+    pub fn with_state(self, state: S) -> Routes {
+        Routes { router: self.router.with_state(state), table: self.table }
+    }
+}
+
+impl Routes {
     /// The table of policies, by path and method.
     pub fn table(&self) -> Vec<Entry> {
         let mut table = self.table.clone();

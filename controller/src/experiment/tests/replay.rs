@@ -15,8 +15,9 @@ use super::rig::{Rig, user};
 use crate::{
     access::Access,
     experiment::{
+        api::Api,
         model::{FlagChange, FlagValues},
-        netunicorn::{Surface, routes},
+        netunicorn::routes,
         order::Order,
     },
     fleet::model::Phase,
@@ -70,7 +71,7 @@ async fn house() -> House {
     for name in ["alice", "bob"] {
         access.create_user(&Actor::controller(), name, Role::Operator, Some(PASSWORD)).await.expect("a user");
     }
-    let surface = Surface { experiments: rig.experiments.clone(), access: access.clone() };
+    let surface = Api { experiments: rig.experiments.clone(), access: access.clone() };
     let gate = Gate {
         db: rig.experiments.fleet.db.clone(),
         seal: SealKey::new(&SealKey::generate()).into(),

@@ -309,3 +309,29 @@ async fn a_flag_is_changed_once_for_a_request_and_wakes_who_waits() {
         assert!(matches!(refused, Refusal::NoExperiment(_)), "{refused}");
     }
 }
+
+#[tokio::test]
+async fn a_node_that_cannot_be_prepared_is_told_apart_and_never_started() {
+    for url in engines() {
+        let (rig, ada) = (Rig::new(&url).await, user("ada"));
+        rig.experiments.prepare(&ada, "x", &order(&["lo-1", "lo-2"])).await.expect("prepared");
+        rig.round().await;
+        let executors = rig.executors(&ada, "x").await;
+        rig.deployed(&executors[0]).await;
+        rig.not_deployed(&executors[1], "pip install nothing-of-this-name: exit code 1").await;
+        rig.round().await;
+        rig.experiments.start(&ada, "x").await.expect("started");
+        rig.round().await;
+        assert_eq!(rig.sent(KIND_EXPERIMENT_EXECUTOR, &executors).await, [executors[0].clone()].into());
+        let detail = rig.detail(&ada, "x").await;
+        let bad = &detail.deployments[1];
+        assert_eq!((detail.status, bad.outcome), (Status::Running, Some(Outcome::NotDeployed)));
+        assert_eq!(bad.row.message, "pip install nothing-of-this-name: exit code 1");
+        rig.experiments.prepare(&ada, "y", &order(&["lo-3"])).await.expect("prepared");
+        rig.round().await;
+        rig.not_deployed(&rig.executors(&ada, "y").await[0], "no space").await;
+        rig.round().await;
+        let detail = rig.detail(&ada, "y").await;
+        assert_eq!((detail.status, detail.row.why.as_str()), (Status::Failed, "no node could be prepared: no space"));
+    }
+}
