@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::Context;
@@ -19,6 +19,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    blobs::Blobs,
     config::Config,
     console::{self, Console},
     driver::{Driver, Kernel, work},
@@ -132,12 +133,14 @@ async fn kernel(
     let spool = Spool::open(&state_dir, config.spool_bytes, &known, outcomes)
         .with_context(|| format!("the spool in {} cannot be opened", state_dir.display()))?;
     let spool = Arc::new(spool);
+    let blobs = Blobs::open(&state_dir, config.blobs_bytes)
+        .with_context(|| format!("the blobs in {} cannot be used", state_dir.display()))?;
     let settings = Settings { keeper: keeper.clone(), sample_seconds: sample_seconds.clone() };
     let mut drivers: Vec<Arc<dyn Driver>> = vec![Arc::new(settings)];
     drivers.extend(network::drivers(&config.network, host.clone(), spool.clone(), &state_dir));
     drivers.extend(experiment::drivers(&config.experiment, host.clone(), spool.clone(), &state_dir).await);
     drivers.extend(staging::drivers(&config.staging, host.clone(), state_dir.clone()));
-    Ok(Kernel::new(ledger, spool, host, drivers, config.accept.kinds.clone(), state_dir))
+    Ok(Kernel::new(ledger, spool, blobs.into(), host, drivers, config.accept.kinds.clone(), state_dir))
 }
 
 fn lock(config: &Config) -> anyhow::Result<std::fs::File> {
@@ -166,6 +169,7 @@ async fn forgetting(kernel: &Kernel) {
         due.tick().await;
         let left = kernel.ledger.forget(kernel.host.now_ms());
         left.iter().for_each(|key| kernel.spool.forget(key));
+        kernel.blobs.forget(SystemTime::now());
     }
 }
 

@@ -27,6 +27,7 @@ const DEFAULTS: &str = r#"
 state_dir = "/var/lib/muster-agent"
 homes = []
 spool_bytes = 67108864
+blobs_bytes = 4294967296
 log = "info"
 network = {}
 experiment = { python = "python3", packages = ["netunicorn-executor", "netunicorn-library"], environments_bytes = 21474836480, environment_seconds = 3600 }
@@ -56,6 +57,8 @@ pub struct Config {
     pub staging: staging::Settings,
     /// Output kept until home has it, bytes.
     pub spool_bytes: u64,
+    /// Blobs kept, those for home and those from home, bytes.
+    pub blobs_bytes: u64,
     /// What is logged, as `tracing` directives.
     pub log: String,
     /// Seconds between samples in place of home's word; 0: none.
@@ -161,6 +164,7 @@ fn variable(key: &str, value: &str) -> Option<Table> {
         "STATE_DIR" => Table::from_iter([("state_dir".into(), Value::from(value))]),
         "LOG" => Table::from_iter([("log".into(), Value::from(value))]),
         "HOMES" => Table::from_iter([("homes".into(), list())]),
+        "BLOBS_BYTES" => Table::from_iter([("blobs_bytes".into(), number())]),
         "SPOOL_BYTES" => Table::from_iter([("spool_bytes".into(), number())]),
         "SAMPLE_SECONDS" => Table::from_iter([("sample_seconds".into(), number())]),
         "ACCEPT_KINDS" => {
@@ -172,7 +176,7 @@ fn variable(key: &str, value: &str) -> Option<Table> {
 }
 
 fn unknown_variable(name: &str) -> anyhow::Error {
-    let known = ["STATE_DIR", "HOMES", "ACCEPT_KINDS", "SPOOL_BYTES", "LOG", "SAMPLE_SECONDS", "CONFIG"];
+    let known = ["STATE_DIR", "HOMES", "ACCEPT_KINDS", "SPOOL_BYTES", "BLOBS_BYTES", "LOG", "SAMPLE_SECONDS", "CONFIG"];
     anyhow::anyhow!("{name}: no such setting; there are {PREFIX}{}", known.join(&format!(", {PREFIX}")))
 }
 

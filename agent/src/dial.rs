@@ -4,7 +4,7 @@ use std::{error::Error, io, sync::Arc, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use muster_pki::HOME_NAME;
-use muster_proto::{PING_EVERY_SECS, PING_WAIT_SECS};
+use muster_proto::{PING_EVERY_SECS, PING_WAIT_SECS, STREAM_WINDOW};
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
     net::{TcpStream, lookup_host},
@@ -38,6 +38,7 @@ pub async fn channel(home: &str, tls: Arc<ClientConfig>) -> Result<Channel, Stri
         .keep_alive_timeout(Duration::from_secs(PING_WAIT_SECS))
         .keep_alive_while_idle(true)
         .buffer_size(REQUESTS)
+        .initial_stream_window_size(STREAM_WINDOW)
         .connect_with_connector(connector)
         .await
         .map_err(|e| format!("{home}: {}", causes(&e)))

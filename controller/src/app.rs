@@ -33,6 +33,7 @@ use crate::{
     fleet::{self, Dispatch, Fleet, Pulse, Surroundings, listen::Rate},
     ops::{self, Ops},
     platform::{
+        blobs::Blobs,
         clock::Clock,
         db::{Db, Engine},
         id,
@@ -46,6 +47,7 @@ use crate::{
 /// The domains, one line each.
 pub const DOMAINS: &[Entry] = &[
     // A domain is taken out by its line.
+    crate::experiment::ENTRY,
     crate::network::ENTRY,
     crate::staging::ENTRY,
 ];
@@ -114,12 +116,13 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running> {
     let sample_seconds = config.sample_seconds;
     let around = Surroundings { replica: replica.clone(), homes, url: api_url.clone(), sample_seconds };
 
-    let ground = Ground { db: db.clone(), certificates: certificates.clone() };
+    let blobs = Blobs::open(&config.blobs)?;
+    let ground = Ground { db: db.clone(), certificates: certificates.clone(), blobs: blobs.clone() };
     let asks = DOMAINS.iter().flat_map(|entry| (entry.asks)(&ground)).collect();
-    let fleet = Fleet::new(db.clone(), certificates.clone(), around, asks);
-    let context = Context { db: db.clone(), fleet: fleet.clone() };
-    let domains = merge(DOMAINS.iter().map(|entry| (entry.open)(&context)));
+    let fleet = Fleet::new(db.clone(), certificates.clone(), blobs.clone(), around, asks);
     let access = Access::new(db.clone());
+    let context = Context { db: db.clone(), fleet: fleet.clone(), blobs: blobs.clone(), access: access.clone() };
+    let domains = merge(DOMAINS.iter().map(|entry| (entry.open)(&context)));
     let first_admin = access.found().await?;
 
     let ends = Ends::default();
@@ -148,7 +151,7 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running> {
     // The registry wakes this loop itself when a stream opens or ends.
     let pulse = Loop::new("pulse", pulse, fleet.registry.changed.clone());
     let rotation = Rotation { certificates: certificates.clone(), db: db.clone(), holder: replica.clone() };
-    let mut runners = chores::periodic(&db, &access, config.event_retention_days).await?;
+    let mut runners = chores::periodic(&db, &access, &blobs, config.event_retention_days).await?;
     runners.extend(jobs);
     let worker = Worker { db: db.clone(), holder: replica, runners };
     let mut all = vec![

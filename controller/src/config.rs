@@ -28,9 +28,10 @@ const fn key(name: &'static str, flag: &'static str, default: &'static str, help
 }
 
 /// Every setting.
-pub const KEYS: [Key; 20] = [
+pub const KEYS: [Key; 21] = [
     key("data_dir", "data-dir", "", "Folder of the database, the seal key and the first admin's password"),
     key("database", "database", "", "sqlite:<path> or postgres://…; by default a SQLite file in the data folder"),
+    key("blobs", "blobs", "", "Folder of large blobs, which replicas share; by default one in the data folder"),
     key("seal_key", "seal-key", "", "File with the key that seals secrets: 32 bytes, or 64 hexadecimal characters"),
     key(
         "trust_domain",
@@ -115,6 +116,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// URL of the database; may hold a password.
     pub database: String,
+    /// Folder of large blobs; replicas share it.
+    pub blobs: PathBuf,
     /// File with the key that seals.
     pub seal_key: PathBuf,
     /// Domain of the names in certificates.
@@ -180,6 +183,7 @@ impl Settings {
         self.default("data_dir", || env("STATE_DIRECTORY").unwrap_or_else(|| format!("{state}/muster-controller")));
         let data = PathBuf::from(self.text("data_dir"));
         self.default("database", || crate::platform::db::file_url(&data.join("muster.db")));
+        self.default("blobs", || data.join("blobs").display().to_string());
         let credential =
             env("CREDENTIALS_DIRECTORY").map(|dir| Path::new(&dir).join("seal-key")).filter(|p| p.exists());
         let seal_key = credential.unwrap_or_else(|| data.join("seal-key"));
@@ -230,6 +234,7 @@ impl Settings {
         let config = Config {
             data_dir: self.text("data_dir").into(),
             database: self.text("database").into(),
+            blobs: self.text("blobs").into(),
             seal_key: self.text("seal_key").into(),
             trust_domain: self.text("trust_domain").into(),
             agents_listen: self.read("agents_listen", "an address and port, such as 0.0.0.0:7443")?,

@@ -11,9 +11,11 @@ use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    access::Access,
     certificate::Certificates,
     fleet::{AskHandler, Fleet},
     platform::{
+        blobs::Blobs,
         db::Db,
         jobs::Runner,
         reconcile::{self, Reconciler},
@@ -29,6 +31,8 @@ pub struct Ground {
     pub db: Db,
     /// Who signs and seals.
     pub certificates: Certificates,
+    /// What is too large for a row.
+    pub blobs: Blobs,
 }
 
 /// What is there when a domain opens.
@@ -38,6 +42,10 @@ pub struct Context {
     pub db: Db,
     /// The agents, and the door to them.
     pub fleet: Fleet,
+    /// What is too large for a row.
+    pub blobs: Blobs,
+    /// Who is who; for domains that speak another system's API.
+    pub access: Access,
 }
 
 /// A domain's line in `app`.

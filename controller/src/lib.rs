@@ -16,6 +16,7 @@ pub mod cli;
 pub mod config;
 pub mod domain;
 pub mod error;
+pub mod experiment;
 pub mod fleet;
 pub mod network;
 pub mod ops;

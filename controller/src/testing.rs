@@ -8,7 +8,7 @@ pub use crate::fleet::testing::{settle_agent, settle_joined, tell};
 use crate::{
     certificate::{Certificates, model::Lives},
     fleet::{Fleet, Surroundings},
-    platform::{clock::Clock, db::Db, wake::Wake},
+    platform::{blobs::Blobs, clock::Clock, db::Db, wake::Wake},
 };
 
 /// URLs of the engines to test on: SQLite always, PostgreSQL where `MUSTER_TEST_POSTGRES` names a server.
@@ -39,6 +39,12 @@ pub async fn fresh_url(url: &str) -> String {
     format!("{server}/{name}")
 }
 
+/// The blobs of a house, in a new folder.
+pub fn blobs() -> Blobs {
+    let name = format!("muster_{}", crate::platform::id::fresh(Clock::default().now()));
+    Blobs::open(&std::env::temp_dir().join(name)).expect("the folder is made")
+}
+
 /// A house over this database, at the replica of this name. Every house of a database has one seal key.
 pub async fn house(db: &Db, replica: &str) -> Fleet {
     let seal = Arc::new(SealKey::new(&[7; 32]));
@@ -49,5 +55,5 @@ pub async fn house(db: &Db, replica: &str) -> Fleet {
         url: format!("https://{replica}.test"),
         sample_seconds: 60,
     };
-    Fleet::new(db.clone(), certificates.expect("the house opens"), around, BTreeMap::new())
+    Fleet::new(db.clone(), certificates.expect("the house opens"), blobs(), around, BTreeMap::new())
 }

@@ -1,6 +1,7 @@
 //! The house in one process: a real controller, real agents, a fake host at the very edge. See [`World`].
 
 pub mod browser;
+pub mod cable;
 pub mod cluster;
 pub mod host;
 pub mod network;

@@ -135,6 +135,11 @@ impl Processes {
         }
     }
 
+    /// Where agents reach the controller.
+    pub fn agents_address(&self) -> &str {
+        &self.home
+    }
+
     /// An invitation's token, once the controller gives one.
     pub fn invite(&self) -> String {
         let order =

@@ -5,13 +5,14 @@ use std::{
     future::Future,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use muster_agent::{
+    blobs::Blobs,
     config::Config as AgentConfig,
-    driver::{Kernel, work},
+    driver::{Driver, Kernel, work},
     host::Host,
     identity::Keeper,
     ledger::Ledger,
@@ -33,15 +34,10 @@ use muster_controller::{
 };
 use muster_proto::token;
 use tempfile::TempDir;
-use tokio::{
-    io::copy_bidirectional,
-    net::{TcpListener, TcpStream},
-    sync::watch,
-    task::JoinHandle,
-};
+use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::{host::FakeHost, processes::programs};
+use crate::{cable::Cable, host::FakeHost, processes::programs};
 
 /// The longest anything may take that a test waits for.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -87,24 +83,6 @@ pub struct Agent {
     pub cable: Cable,
     config: AgentConfig,
     running: Option<(CancellationToken, JoinHandle<anyhow::Result<()>>)>,
-}
-
-/// A cable that can be cut and frozen: agents dial its near end.
-#[derive(Clone)]
-pub struct Cable {
-    /// What agents dial.
-    pub near: SocketAddr,
-    state: Arc<watch::Sender<CableState>>,
-    far: Arc<Mutex<SocketAddr>>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum CableState {
-    Whole,
-    /// Nothing passes, and nobody is told.
-    Frozen,
-    /// Connections break and none comes through.
-    Cut,
 }
 
 /// Who acts in tests.
@@ -237,19 +215,7 @@ impl World {
 
     /// An agent that has joined and does not run.
     pub async fn joined(&self, name: &str, token: &str) -> anyhow::Result<Agent> {
-        let host = FakeHost::new(name);
-        let state = self.dir.path().join(name);
-        let cable = Cable::lay(self.home.address).await;
-        let mut token = token::parse(token)?;
-        token.homes = vec![cable.near.to_string()];
-        let identity = muster_agent::identity::enroll(&state, &token, &muster_agent::host::Host::facts(&*host)).await?;
-        let mut config = AgentConfig::for_state_dir(&state);
-        config.homes = vec![cable.near.to_string()];
-        // Its runs are counted, and a Python is asked at each start.
-        config.experiment.python = PathBuf::new();
-        let folder = WrapperFolder { path: "/wrappers".into(), ..WrapperFolder::default() };
-        config.staging.wrappers = BTreeMap::from([("test".to_owned(), folder)]);
-        Ok(Agent { id: AgentId(identity.agent_id), host, state, cable, config, running: None })
+        Agent::join(self.dir.path(), name, self.home.address, token).await
     }
 
     /// Waits until an agent's stream is open.
@@ -295,6 +261,23 @@ impl Home {
 // === impl Agent ===
 
 impl Agent {
+    /// An agent that has joined the home at `far`, below `dir`, and does not run.
+    pub async fn join(dir: &Path, name: &str, far: SocketAddr, token: &str) -> anyhow::Result<Self> {
+        let host = FakeHost::new(name);
+        let state = dir.join(name);
+        let cable = Cable::lay(far).await;
+        let mut token = token::parse(token)?;
+        token.homes = vec![cable.near.to_string()];
+        let identity = muster_agent::identity::enroll(&state, &token, &muster_agent::host::Host::facts(&*host)).await?;
+        let mut config = AgentConfig::for_state_dir(&state);
+        config.homes = vec![cable.near.to_string()];
+        // Its runs are counted, and a Python is asked at each start.
+        config.experiment.python = PathBuf::new();
+        let folder = WrapperFolder { path: "/wrappers".into(), ..WrapperFolder::default() };
+        config.staging.wrappers = BTreeMap::from([("test".to_owned(), folder)]);
+        Ok(Self { id: AgentId(identity.agent_id), host, state, cable, config, running: None })
+    }
+
     /// Starts it.
     pub fn start(&mut self) {
         let stop = CancellationToken::new();
@@ -304,13 +287,20 @@ impl Agent {
 
     /// Starts it put together by hand, so that a test can speak through its spool.
     pub fn start_open(&mut self) -> Arc<Kernel> {
+        self.start_with(Vec::new())
+    }
+
+    /// The same with drivers of the test's own.
+    pub fn start_with(&mut self, own: Vec<Arc<dyn Driver>>) -> Arc<Kernel> {
         let state = &self.state;
         let keeper = Arc::new(Keeper::open(state).expect("an identity"));
         let ledger = Ledger::open(state, self.host.now_ms()).expect("a ledger").ledger;
         let spool = Spool::open(state, self.config.spool_bytes, &[], []).expect("a spool");
-        let drivers = muster_agent::staging::drivers(&self.config.staging, self.host.clone(), state.clone());
+        let blobs = Arc::new(Blobs::open(state, self.config.blobs_bytes).expect("blobs"));
+        let mut drivers = muster_agent::staging::drivers(&self.config.staging, self.host.clone(), state.clone());
+        drivers.extend(own);
         let (host, accept) = (self.host.clone(), self.config.accept.kinds.clone());
-        let kernel = Arc::new(Kernel::new(ledger, spool.into(), host, drivers, accept, state.clone()));
+        let kernel = Arc::new(Kernel::new(ledger, spool.into(), blobs, host, drivers, accept, state.clone()));
         let stop = CancellationToken::new();
         let (report, _) = watch::channel(link::Report::default());
         let link = Link::new(kernel.clone(), keeper, self.config.homes.clone(), report).run(stop.clone());
@@ -358,59 +348,6 @@ impl Drop for Agent {
         if let Some((stop, task)) = self.running.take() {
             stop.cancel();
             task.abort();
-        }
-    }
-}
-
-// === impl Cable ===
-
-impl Cable {
-    /// Lays a cable to `far`.
-    pub async fn lay(far: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
-        let near = listener.local_addr().expect("an address");
-        let (state, _) = watch::channel(CableState::Whole);
-        let cable = Self { near, state: Arc::new(state), far: Arc::new(Mutex::new(far)) };
-        let carrying = cable.clone();
-        tokio::spawn(async move {
-            while let Ok((near, _)) = listener.accept().await {
-                tokio::spawn(carrying.clone().carry(near));
-            }
-        });
-        cable
-    }
-
-    /// Breaks every connection and lets none through.
-    pub fn cut(&self) {
-        self.state.send_replace(CableState::Cut);
-    }
-
-    /// Lets nothing through on the connections there are, and tells nobody; new ones pass.
-    pub fn freeze(&self) {
-        self.state.send_replace(CableState::Frozen);
-        self.state.send_replace(CableState::Whole);
-    }
-
-    /// Lets new connections through again.
-    pub fn mend(&self) {
-        self.state.send_replace(CableState::Whole);
-    }
-
-    async fn carry(self, mut near: TcpStream) {
-        let mut state = self.state.subscribe();
-        if *state.borrow_and_update() == CableState::Cut {
-            return;
-        }
-        let far = *self.far.lock().expect("not poisoned");
-        let Ok(mut far) = TcpStream::connect(far).await else { return };
-        tokio::select! {
-            _ = copy_bidirectional(&mut near, &mut far) => {}
-            changed = state.changed() => {
-                // What was frozen stays frozen: both ends are held open, and nothing is read from either.
-                if changed.is_ok() && *state.borrow() != CableState::Cut {
-                    tokio::time::sleep(10 * PATIENCE).await;
-                }
-            }
         }
     }
 }

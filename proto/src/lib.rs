@@ -55,6 +55,15 @@ pub const MAX_ENROLL: usize = 64 * 1024;
 /// Assignments one agent may hold.
 pub const MAX_HELD: usize = 4096;
 
+/// Bytes of a blob in one chunk …
+pub const BLOB_PIECE: usize = 256 * 1024;
+
+/// … and the whole message, with what it is wrapped in.
+pub const MAX_CHUNK: usize = BLOB_PIECE + 64 * 1024;
+
+/// Bytes under way on one stream that its reader has not taken: what a slow connection must carry before a ping.
+pub const STREAM_WINDOW: u32 = 256 * 1024;
+
 /// The most output one log frame carries, bytes.
 pub const MAX_LOG_PIECE: usize = 64 * 1024;
 

@@ -97,7 +97,8 @@ impl World {
         let spool = Arc::new(Spool::open(dir.path(), 1 << 20, &[], []).unwrap());
         let shown = Arc::new(Shown::default());
         let drivers: Vec<Arc<dyn Driver>> = vec![shown.clone()];
-        let kernel = Arc::new(Kernel::new(ledger, spool, host, drivers, vec!["*".into()], dir.path().into()));
+        let blobs = Arc::new(crate::blobs::Blobs::open(dir.path(), 1 << 20).unwrap());
+        let kernel = Arc::new(Kernel::new(ledger, spool, blobs, host, drivers, vec!["*".into()], dir.path().into()));
         let (link, seen) = watch::channel(link::Report { connected: true, ..link::Report::default() });
         let (report, told) = watch::channel(Report::default());
         let console = Console::new(kernel.clone(), "agent-1".into(), seen, Settings { enabled, port }, report);

@@ -22,6 +22,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    blobs::Blobs,
     host::{Host, Watch},
     ledger::{Assignment, Condition, Ledger, Phase, Record, Refused, Report},
     spool::Spool,
@@ -177,6 +178,8 @@ pub struct Kernel {
     pub ledger: Ledger,
     /// What is to be said.
     pub spool: Arc<Spool>,
+    /// Bytes too large for a document or a report.
+    pub blobs: Arc<Blobs>,
     /// The machine.
     pub host: Arc<dyn Host>,
     /// Drivers by kind.
@@ -202,6 +205,7 @@ impl Kernel {
     pub fn new(
         ledger: Ledger,
         spool: Arc<Spool>,
+        blobs: Arc<Blobs>,
         host: Arc<dyn Host>,
         drivers: Vec<Arc<dyn Driver>>,
         accept: Vec<String>,
@@ -212,6 +216,7 @@ impl Kernel {
         Self {
             ledger,
             spool,
+            blobs,
             host,
             drivers: drivers.into_iter().map(|d| (d.capability().kind, d)).collect(),
             accept,

@@ -97,7 +97,8 @@ impl World {
         let spool = Spool::open(dir, 1 << 20, &[], ledger.read(|s| s.outcomes().cloned().collect::<Vec<_>>())).unwrap();
         let (jobs, count) = (Arc::new(Job::default()), Arc::new(Count::default()));
         let drivers: Vec<Arc<dyn Driver>> = vec![jobs.clone(), count.clone()];
-        let kernel = Kernel::new(ledger, spool.into(), host, drivers, vec!["t.*".into()], dir.into());
+        let blobs = Blobs::open(dir, 1 << 20).unwrap();
+        let kernel = Kernel::new(ledger, spool.into(), blobs.into(), host, drivers, vec!["t.*".into()], dir.into());
         Self { kernel: kernel.into(), jobs, count }
     }
 

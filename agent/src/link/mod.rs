@@ -2,10 +2,11 @@
 //!
 //! Hello goes out before home's answer is awaited, since home answers nothing sooner. After Welcome the outbound side
 //! renders the next frame from the spool whenever the transport has room; nothing is queued. What home says is made
-//! durable before it is answered. A renewed certificate is first used for a stream of its own and replaces the old one
+//! durable before it is answered. Blobs travel beside it. A renewed certificate is first used for a stream of its own and replaces the old one
 //! when that was welcomed.
 
 mod schedule;
+mod transfers;
 mod wire;
 
 use std::{sync::Arc, time::Duration};
@@ -164,8 +165,10 @@ impl Link {
         welcomed.cancel();
         self.kernel.spool.wake();
         let mut renew_at = self.renewal(slot);
+        let mut transfers = std::pin::pin!(transfers::run(channel.clone(), self.kernel.blobs.clone()));
         loop {
             tokio::select! {
+                never = &mut transfers => match never {},
                 message = inbound.message() => self.heard(&mut inbound, message).await?,
                 () = sleep_until(renew_at) => match self.renew(channel.clone()).await {
                     Ok(end) => return Ok(end),

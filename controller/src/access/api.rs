@@ -1,5 +1,7 @@
 //! The API of access.
 
+use std::collections::BTreeSet;
+
 use axum::{
     Json,
     extract::{Path, State},
@@ -11,8 +13,8 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::routes;
 
 use super::{
-    model::SESSION_LIFE,
-    service::{Access, TokenOrder, role_of},
+    model::{SESSION_LIFE, UserChange},
+    service::{Access, TokenOrder, role_of, tags_of},
     store::{SessionRow, TokenRow, UserRow},
 };
 use crate::{
@@ -37,6 +39,8 @@ pub struct User {
     pub disabled: bool,
     /// The password must be changed at the next log-in.
     pub must_change: bool,
+    /// Nodes that carry one of these, and nodes without any, are open to them; none: all are.
+    pub tags: BTreeSet<String>,
     /// Milliseconds since the Unix epoch.
     pub created_at: i64,
     /// For `If-Match`.
@@ -64,18 +68,6 @@ pub struct UserCreated {
     /// The password that was made up; shown this once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<String>,
-}
-
-/// A change of a user; what is absent stays.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct UserChange {
-    /// What they may.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub role: Option<Role>,
-    /// May not log in; sessions and tokens end at once.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub disabled: Option<bool>,
 }
 
 /// Another password for somebody.
@@ -340,7 +332,7 @@ async fn change_user(
     IfMatch(version): IfMatch,
     Body(change): Body<UserChange>,
 ) -> Result<(ETag, Json<User>)> {
-    let row = access.change_user(&caller.actor, &name, (change.role, change.disabled), version).await?;
+    let row = access.change_user(&caller.actor, &name, &change, version).await?;
     Ok((ETag(row.version), Json(User::try_from(row)?)))
 }
 
@@ -448,9 +440,10 @@ impl TryFrom<UserRow> for User {
     fn try_from(row: UserRow) -> Result<Self> {
         Ok(Self {
             role: role_of(&row.role)?,
-            name: row.name,
+            name: row.name.clone(),
             disabled: row.disabled == 1,
             must_change: row.must_change == 1,
+            tags: tags_of(&row)?,
             created_at: row.created_at,
             version: row.version,
         })

@@ -13,8 +13,9 @@ mod store;
 
 pub use api::{
     CreatedToken, LogIn, LoggedIn, Me, NewPassword, NewToken, NewUser, OwnPassword, SessionInfo, TokenInfo, User,
-    UserChange, UserCreated, Want, routes,
+    UserCreated, Want, routes,
 };
+pub use model::UserChange;
 pub use service::{Access, Entrance};
 
 #[cfg(test)]

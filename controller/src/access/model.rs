@@ -1,9 +1,29 @@
 //! What access decides, without a database. Pure.
 
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
 use crate::{
     error::{Error, Result},
     web::Role,
 };
+
+/// A change of a user; what is absent stays.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UserChange {
+    /// What they may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
+    /// May not log in; sessions and tokens end at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disabled: Option<bool>,
+    /// Which nodes are open to them: those that carry one of these, and those without any; none: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tags: Option<BTreeSet<String>>,
+}
 
 /// A session unused for this long is over, milliseconds.
 pub const SESSION_IDLE: i64 = 12 * 3_600_000;
@@ -61,6 +81,17 @@ pub fn check_name(name: &str) -> Result<()> {
         return Ok(());
     }
     Err(Error::invalid("name", "a name has 1 to 32 characters of a-z, 0-9, dot, underscore and hyphen"))
+}
+
+/// Refuses tags that no node could carry: a label lists them with dots between.
+pub fn check_tags(tags: &BTreeSet<String>) -> Result<()> {
+    let right = |tag: &String| {
+        (1..=63).contains(&tag.len()) && tag.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+    };
+    match tags.iter().find(|tag| !right(tag)) {
+        None => Ok(()),
+        Some(_) => Err(Error::invalid("tags", "a tag has 1 to 63 letters, digits, '-' and '_'")),
+    }
 }
 
 /// Refuses a password that is too short, or too long to hash.

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::{
     api::{SessionInfo, TokenInfo, User, session_info},
-    model::SESSION_LIFE,
+    model::{SESSION_LIFE, UserChange},
     service::{Access, TokenOrder},
 };
 use crate::{
@@ -312,13 +312,22 @@ async fn user(
     layout: Layout,
     Path(name): Path<String>,
 ) -> Result<Response> {
-    render(&user_page(&access, &caller, layout, &name, Fields::default()).await?)
+    render(&user_page(&access, &caller, layout, &name, None).await?)
 }
 
-async fn user_page(access: &Access, caller: &Caller, layout: Layout, name: &str, fields: Fields) -> Result<UserPage> {
+async fn user_page(
+    access: &Access,
+    caller: &Caller,
+    layout: Layout,
+    name: &str,
+    typed: Option<Fields>,
+) -> Result<UserPage> {
     let row = access.user(name).await?;
     let (sessions, tokens) = credentials(access, caller, &row.id).await?;
-    Ok(UserPage { layout: layout.title(name), user: User::try_from(row)?, sessions, tokens, fields })
+    let user = User::try_from(row)?;
+    let tags: Vec<_> = user.tags.iter().map(String::as_str).collect();
+    let fields = typed.unwrap_or_else(|| Fields::filled([("tags", tags.join(", "))]));
+    Ok(UserPage { layout: layout.title(name), user, sessions, tokens, fields })
 }
 
 async fn change_user(
@@ -329,14 +338,16 @@ async fn change_user(
     mut fields: Fields,
 ) -> Result<Response> {
     let changed = async {
-        let change = (Some(role_in(&fields)?), Some(fields.is_on("disabled")));
-        access.change_user(&caller.actor, &name, change, Some(fields.number("version")?)).await
+        let tags = fields.text("tags").split([',', ' ']).filter(|tag| !tag.is_empty()).map(str::to_owned).collect();
+        let change =
+            UserChange { role: Some(role_in(&fields)?), disabled: Some(fields.is_on("disabled")), tags: Some(tags) };
+        access.change_user(&caller.actor, &name, &change, Some(fields.number("version")?)).await
     };
     match changed.await {
         Ok(_) => Ok(redirect(&format!("{USERS}/{name}"), "Saved.")),
         Err(error) => {
             fields.refuse(error)?;
-            render_refused(&user_page(&access, &caller, layout, &name, fields).await?)
+            render_refused(&user_page(&access, &caller, layout, &name, Some(fields)).await?)
         }
     }
 }

@@ -5,6 +5,8 @@ mod sessions;
 mod tokens;
 mod users;
 
+use std::collections::BTreeSet;
+
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use futures::future::BoxFuture;
 use muster_pki::{hex, sha256};
@@ -111,6 +113,11 @@ async fn find(conn: &mut Conn, name: &str) -> Result<UserRow> {
 /// The role as stored.
 pub(super) fn role_of(word: &str) -> Result<Role> {
     Role::from_word(word).ok_or_else(|| Error::internal(anyhow::anyhow!("a stored role is {word:?}")))
+}
+
+/// The tags as stored.
+pub(super) fn tags_of(user: &UserRow) -> Result<BTreeSet<String>> {
+    serde_json::from_str(&user.tags).map_err(Error::internal)
 }
 
 /// A user as the one who makes a change.

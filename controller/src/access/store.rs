@@ -5,7 +5,6 @@ use sqlx::{FromRow, Row};
 use crate::{
     error::Result,
     platform::db::{Conn, query},
-    web::Role,
 };
 
 /// A user as stored.
@@ -17,6 +16,7 @@ pub struct UserRow {
     pub password_hash: String,
     pub must_change: i64,
     pub disabled: i64,
+    pub tags: String,
     pub created_at: i64,
     pub version: i64,
 }
@@ -46,14 +46,14 @@ pub struct TokenRow {
     pub expires_at: Option<i64>,
 }
 
-const USER: &str = "id, name, role, password_hash, must_change, disabled, created_at, version";
+const USER: &str = "id, name, role, password_hash, must_change, disabled, tags, created_at, version";
 const SESSION: &str = "id, user_id, csrf, user_agent, address, created_at, used_at, expires_at";
 const TOKEN: &str = "id, user_id, name, role, created_at, used_at, expires_at";
 
 // === users ===
 
 pub async fn insert_user(conn: &mut Conn, row: &UserRow) -> Result<(), sqlx::Error> {
-    let text = format!("insert into access_user ({USER}) values ($1, $2, $3, $4, $5, $6, $7, $8)");
+    let text = format!("insert into access_user ({USER}) values ($1, $2, $3, $4, $5, $6, $7, $8, $9)");
     query(text)
         .bind(row.id.clone())
         .bind(row.name.clone())
@@ -61,6 +61,7 @@ pub async fn insert_user(conn: &mut Conn, row: &UserRow) -> Result<(), sqlx::Err
         .bind(row.password_hash.clone())
         .bind(row.must_change)
         .bind(row.disabled)
+        .bind(row.tags.clone())
         .bind(row.created_at)
         .bind(row.version)
         .execute(conn)
@@ -95,15 +96,17 @@ pub async fn is_empty(conn: &mut Conn) -> Result<bool> {
     Ok(row.try_get::<i64, _>(0)? == 0)
 }
 
-/// Changes role and standing. `version` is the one that was read; none: it has changed since.
-pub async fn save_user(conn: &mut Conn, id: &str, role: Role, disabled: bool, version: i64) -> Result<Option<i64>> {
+/// Changes role, standing and tags to what the row says, if it is still of the version that was read. None: it has
+/// changed since.
+pub async fn save_user(conn: &mut Conn, row: &UserRow, version: i64) -> Result<Option<i64>> {
     let row = sqlx::query(
-        "update access_user set role = $1, disabled = $2, version = version + 1 where id = $3 and version = $4 \
+        "update access_user set role = $1, disabled = $2, tags = $3, version = version + 1 where id = $4 and version = $5 \
          returning version",
     )
-    .bind(role.word())
-    .bind(i64::from(disabled))
-    .bind(id)
+    .bind(row.role.clone())
+    .bind(row.disabled)
+    .bind(row.tags.clone())
+    .bind(row.id.clone())
     .bind(version)
     .fetch_optional(conn)
     .await?;

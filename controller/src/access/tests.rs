@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use super::{
     Access,
-    model::{self, ATTEMPT_WINDOW, LOGIN_TOKEN_LIFE, MAX_ATTEMPTS, SESSION_IDLE, SESSION_LIFE},
+    model::{self, ATTEMPT_WINDOW, LOGIN_TOKEN_LIFE, MAX_ATTEMPTS, SESSION_IDLE, SESSION_LIFE, UserChange},
     service::TokenOrder,
 };
 use crate::{
@@ -119,7 +119,15 @@ async fn a_disabled_user_loses_sessions_and_tokens_at_once() {
         let order = TokenOrder { name: "ci".into(), role: Role::Viewer, life: None };
         let (_, token) = access.create_token(&ada, &order).await.expect("made");
         assert!(access.still(&ada).await.expect("an answer"));
-        access.change_user(&Actor::controller(), "ada", (None, Some(true)), None).await.expect("disabled");
+        access
+            .change_user(
+                &Actor::controller(),
+                "ada",
+                &UserChange { disabled: Some(true), ..UserChange::default() },
+                None,
+            )
+            .await
+            .expect("disabled");
         assert!(by_session(&access, &secret).await.is_none());
         assert!(by_token(&access, &token).await.is_none());
         assert!(!access.still(&ada).await.expect("an answer"));
@@ -139,7 +147,15 @@ async fn a_token_may_no_more_than_its_owner() {
         assert!(token.starts_with(&format!("muster_{}_", row.id)));
         let refused = access.create_token(&ada, &order("a", Role::Viewer)).await.expect_err("refused");
         assert!(matches!(refused, Error::Conflict(_)), "{refused}");
-        access.change_user(&Actor::controller(), "ada", (Some(Role::Viewer), None), None).await.expect("demoted");
+        access
+            .change_user(
+                &Actor::controller(),
+                "ada",
+                &UserChange { role: Some(Role::Viewer), ..UserChange::default() },
+                None,
+            )
+            .await
+            .expect("demoted");
         assert_eq!(by_token(&access, &token).await.expect("is known").role, Role::Viewer);
         assert!(by_token(&access, &token[..token.len() - 1]).await.is_none());
         db.clock().shift(60_000);
@@ -152,8 +168,11 @@ async fn the_last_admin_stays() {
     for url in engines() {
         let (_, access) = with_user(&url, "root", Role::Admin).await;
         let by = Actor::controller();
-        for change in [(Some(Role::Operator), None), (None, Some(true))] {
-            let refused = access.change_user(&by, "root", change, None).await.expect_err("refused");
+        for (role, disabled) in [(Some(Role::Operator), None), (None, Some(true))] {
+            let refused = access
+                .change_user(&by, "root", &UserChange { role, disabled, tags: None }, None)
+                .await
+                .expect_err("refused");
             assert!(matches!(&refused, Error::Conflict(text) if text.contains("last admin")), "{refused}");
         }
         assert!(access.remove_user(&by, "root").await.is_err());
@@ -251,8 +270,14 @@ async fn of_two_changes_of_one_version_the_second_is_stale() {
     let (_, access) = with_user("sqlite:", "ada", Role::Viewer).await;
     let by = Actor::controller();
     let read = access.user("ada").await.expect("there").version;
-    access.change_user(&by, "ada", (Some(Role::Operator), None), Some(read)).await.expect("changed");
-    let refused = access.change_user(&by, "ada", (Some(Role::Admin), None), Some(read)).await.expect_err("refused");
+    access
+        .change_user(&by, "ada", &UserChange { role: Some(Role::Operator), ..UserChange::default() }, Some(read))
+        .await
+        .expect("changed");
+    let refused = access
+        .change_user(&by, "ada", &UserChange { role: Some(Role::Admin), ..UserChange::default() }, Some(read))
+        .await
+        .expect_err("refused");
     assert!(matches!(refused, Error::Stale), "{refused}");
 }
 

@@ -7,6 +7,7 @@ use crate::{
     error::Result,
     fleet,
     platform::{
+        blobs::Blobs,
         db::Db,
         events,
         jobs::{self, NewJob, Next, Runner},
@@ -17,7 +18,12 @@ use crate::{
 const HOUR: i64 = 3_600_000;
 
 /// The chores of the house, as jobs that come again.
-pub(super) async fn periodic(db: &Db, access: &Access, retention_days: u32) -> Result<BTreeMap<&'static str, Runner>> {
+pub(super) async fn periodic(
+    db: &Db,
+    access: &Access,
+    blobs: &Blobs,
+    retention_days: u32,
+) -> Result<BTreeMap<&'static str, Runner>> {
     let mut runners: BTreeMap<&'static str, Runner> = BTreeMap::new();
     let d = db.clone();
     runners.insert(
@@ -51,6 +57,14 @@ pub(super) async fn periodic(db: &Db, access: &Access, retention_days: u32) -> R
                 .await
                 .map(drop)
             }
+        }),
+    );
+    let (d, b) = (db.clone(), blobs.clone());
+    runners.insert(
+        "blobs.drop_orphans",
+        chore(HOUR, move || {
+            let (db, blobs) = (d.clone(), b.clone());
+            async move { blobs.drop_orphans(&db).await.map(drop) }
         }),
     );
     let (d, a) = (db.clone(), access.clone());

@@ -27,11 +27,13 @@ async fn routes() -> Routes {
     let seal = Arc::new(SealKey::new(&SealKey::generate()));
     let certificates = Certificates::open(db.clone(), seal, "muster.test", Default::default()).await.expect("opens");
     let around = Surroundings { replica: "r".into(), homes: vec![], url: String::new(), sample_seconds: 0 };
-    let fleet = Fleet::new(db.clone(), certificates, around, BTreeMap::new());
-    let context = Context { db: db.clone(), fleet: fleet.clone() };
+    let access = Access::new(db.clone());
+    let blobs = crate::testing::blobs();
+    let fleet = Fleet::new(db.clone(), certificates, blobs.clone(), around, BTreeMap::new());
+    let context = Context { db: db.clone(), fleet: fleet.clone(), blobs, access: access.clone() };
     let Domain { routes, pages, cards, manifests, .. } = merge(DOMAINS.iter().map(|entry| (entry.open)(&context)));
     let ops = Ops { fleet, loops: Arc::new(OnceLock::new()), stop: CancellationToken::new() };
-    let surface = Surface { access: Access::new(db), ops, routes: routes.merge(pages), cards, manifests };
+    let surface = Surface { access, ops, routes: routes.merge(pages), cards, manifests };
     surface.all(Arc::default()).0
 }
 

@@ -107,6 +107,16 @@ pub(crate) enum User {
         #[arg(value_parser = role)]
         role: Role,
     },
+    /// Change which nodes are open to a user
+    #[command(
+        after_help = "Examples:\n  muster user tags ada lab field      # nodes that carry lab or field, and those without tags\n  muster user tags ada                # all nodes\n\nA node carries the tags of its agent's label access-tags: access-tags=lab.field"
+    )]
+    Tags {
+        /// Name
+        name: String,
+        /// Tags; none: all nodes
+        tags: Vec<String>,
+    },
     /// Disable a user; sessions and tokens end at once
     Disable {
         /// Name
@@ -263,12 +273,20 @@ impl User {
                     client.post("/api/v1/users", &NewUser { name: name.clone(), role: *role, password: None })?;
                 print_password(made.password)
             }
-            Self::Role { name, role } => change(&client, &path(name), UserChange { role: Some(*role), disabled: None }),
+            Self::Role { name, role } => {
+                change(&client, &path(name), UserChange { role: Some(*role), ..UserChange::default() })
+            }
+            Self::Tags { name, tags } => {
+                let tags = Some(tags.iter().cloned().collect());
+                change(&client, &path(name), UserChange { tags, ..UserChange::default() })
+            }
             Self::Disable { name } => {
                 global.confirm(&format!("Disable {name}? Their sessions and tokens end at once."))?;
-                change(&client, &path(name), UserChange { role: None, disabled: Some(true) })
+                change(&client, &path(name), UserChange { disabled: Some(true), ..UserChange::default() })
             }
-            Self::Enable { name } => change(&client, &path(name), UserChange { role: None, disabled: Some(false) }),
+            Self::Enable { name } => {
+                change(&client, &path(name), UserChange { disabled: Some(false), ..UserChange::default() })
+            }
             Self::ResetPassword { name } => {
                 let url = format!("{}/password", path(name));
                 let made: Value = client.put(&url, &NewPassword { password: None }, None)?;

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    model::{AgentId, Class, InvitationId, Labels, Liveness},
+    api::Facts,
+    model::{AgentId, Class, InvitationId, Labels, Liveness, OFFLINE_AFTER, STALE_AFTER},
     store,
 };
 use crate::{
@@ -26,6 +27,8 @@ pub struct Agent {
     pub labels: Labels,
     /// How it fares, as last written.
     pub liveness: Liveness,
+    /// What its host is.
+    pub facts: Facts,
     /// What it can act on; none before its first Hello.
     pub capabilities: Vec<Capability>,
 }
@@ -88,10 +91,23 @@ pub async fn invitation(conn: &mut Conn, id: &InvitationId) -> Result<Option<Ter
 /// How these agents fare, as last written.
 pub async fn liveness(conn: &mut Conn, agents: &[String]) -> Result<BTreeMap<AgentId, Liveness>> {
     let found = store::liveness(conn, agents).await?;
-    let parse = |(id, word): (String, String)| {
+    let parse = |(id, word, _): (String, String, i64)| {
         Ok((AgentId(id), Liveness::from_word(&word).ok_or_else(|| store::unknown_word(&word))?))
     };
     found.into_iter().map(parse).collect()
+}
+
+/// Since when each of these agents has had no stream, milliseconds since the Unix epoch, as last written; those that have
+/// one, or had one a moment ago, are left out.
+pub async fn away(conn: &mut Conn, agents: &[String]) -> Result<BTreeMap<AgentId, i64>> {
+    let found = store::liveness(conn, agents).await?;
+    let since = |word: &str, at: i64| match Liveness::from_word(word)? {
+        Liveness::Online => None,
+        Liveness::Never => Some(at),
+        Liveness::Stale => Some(at - STALE_AFTER),
+        Liveness::Offline => Some(at - OFFLINE_AFTER),
+    };
+    Ok(found.into_iter().filter_map(|(id, word, at)| Some((AgentId(id), since(&word, at)?))).collect())
 }
 
 /// Who joined by these invitations and is in good standing: (agent, its name, the invitation).
@@ -103,6 +119,11 @@ pub async fn joined(conn: &mut Conn, invitations: &[String]) -> Result<Vec<(Agen
 // === impl Agent ===
 
 impl Agent {
+    /// Whether it can be asked to do something at once.
+    pub fn is_online(&self) -> bool {
+        self.liveness == Liveness::Online
+    }
+
     /// What its owner lets a kind use; none when it cannot act on the kind.
     pub fn offers(&self, kind: &str) -> Option<&[String]> {
         self.capabilities.iter().find(|c| c.kind == kind).map(|c| c.offers.as_slice())
@@ -117,6 +138,7 @@ impl TryFrom<store::AgentRow> for Agent {
             labels: serde_json::from_str(&row.labels).map_err(Error::internal)?,
             liveness: Liveness::from_word(&row.liveness).ok_or_else(|| store::unknown_word(&row.liveness))?,
             capabilities: serde_json::from_str(&row.capabilities).map_err(Error::internal)?,
+            facts: serde_json::from_str(&row.facts).map_err(Error::internal)?,
             id: AgentId(row.id),
             name: row.name,
         })

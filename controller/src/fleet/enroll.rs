@@ -207,8 +207,16 @@ pub(super) fn settings_key() -> Key {
 
 /// Wraps the settings for the door.
 pub(super) fn settings_document(bytes: Vec<u8>) -> Document {
-    let mode = Mode::Standing;
-    Document { mode, version: 1, bytes, on_interrupt: OnInterrupt::Report, on_revoke: OnRevoke::Keep, start_by: 0 }
+    Document {
+        mode: Mode::Standing,
+        version: 1,
+        bytes,
+        on_interrupt: OnInterrupt::Report,
+        on_revoke: OnRevoke::Keep,
+        start_by: 0,
+        blobs: Vec::new(),
+        store_bytes: 0,
+    }
 }
 
 /// The refusal that goes with a judgement.

@@ -3,13 +3,14 @@
 //! Words: an *invitation* lets agents join; an *assignment* is (agent, kind, id) → document and generation; a *line* is
 //! home's end of one stream; a *report* is what an agent says of one assignment. Files: `listen` accepts, `enroll` gives
 //! identities, `session` opens and runs streams, `dispatch` hands out what is committed, `intake` writes what comes back,
-//! `desired` is the door for domains, `registry` holds the streams of this replica.
+//! `desired` is the door for domains, `blobs` carries large bytes beside the streams, `registry` holds the streams of this replica.
 //!
 //! Invariants: what may have run is never sent again by itself; nothing is acknowledged before it is committed; every write
 //! on an agent's behalf checks that the stream is still its agent's. It never looks inside a document.
 
 pub mod agents;
 pub mod api;
+mod blobs;
 pub mod desired;
 mod dispatch;
 mod enroll;
@@ -18,6 +19,7 @@ pub mod line;
 pub mod listen;
 pub mod logs;
 pub mod model;
+pub mod output;
 pub mod pages;
 mod registry;
 pub mod service;
@@ -33,8 +35,11 @@ use std::{
 };
 
 use muster_proto::{
-    MAX_ENROLL, MAX_FRAME, PING_EVERY_SECS, PING_WAIT_SECS,
-    fleet::{Answer, Ask, answer::Outcome, enrollment_server::EnrollmentServer, home_server::HomeServer},
+    MAX_CHUNK, MAX_ENROLL, MAX_FRAME, PING_EVERY_SECS, PING_WAIT_SECS, STREAM_WINDOW,
+    fleet::{
+        Answer, Ask, answer::Outcome, blobs_server::BlobsServer, enrollment_server::EnrollmentServer,
+        home_server::HomeServer,
+    },
 };
 use prost::Message;
 use tokio::{net::TcpListener, sync::mpsc, sync::watch};
@@ -46,10 +51,12 @@ use crate::{
     error::{Error, Result},
     platform::{
         batch::Batcher,
+        blobs::Blobs,
         db::{Db, clean},
         wake::Activator,
     },
 };
+use blobs::Transfers;
 pub use dispatch::{Dispatch, Pulse};
 use line::Line;
 use model::AgentId;
@@ -72,6 +79,8 @@ pub struct Fleet {
     pub db: Db,
     /// Who signs.
     pub certificates: Certificates,
+    /// What is too large for a row.
+    pub blobs: Blobs,
     /// The door for domains.
     pub desired: desired::Desired,
     /// The streams of this replica.
@@ -87,6 +96,7 @@ pub struct Fleet {
     opener: Batcher<(Fleet, Opening), Result<Opened>>,
     asks: Arc<BTreeMap<&'static str, AskHandler>>,
     closed: Arc<Mutex<Vec<(AgentId, i64)>>>,
+    transfers: Transfers,
     again: Activator,
 }
 
@@ -116,6 +126,7 @@ impl Fleet {
     pub fn new(
         db: Db,
         certificates: Certificates,
+        blobs: Blobs,
         around: Surroundings,
         asks: BTreeMap<&'static str, AskHandler>,
     ) -> Self {
@@ -127,6 +138,8 @@ impl Fleet {
             again: db.wake().listen(&["fleet"]),
             db,
             certificates,
+            blobs,
+            transfers: Transfers::default(),
             registry,
             replica: around.replica.into(),
             homes: around.homes.into(),
@@ -156,13 +169,18 @@ impl Fleet {
         let home = HomeServer::new(session::HomeService { fleet: self.clone() })
             .max_decoding_message_size(MAX_FRAME)
             .max_encoding_message_size(MAX_FRAME);
+        let blobs = BlobsServer::new(blobs::BlobsService { fleet: self.clone() })
+            .max_decoding_message_size(MAX_CHUNK)
+            .max_encoding_message_size(MAX_CHUNK);
         let connections = listen::accept(listener, tls, rate, stop.clone());
         tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(std::time::Duration::from_secs(PING_EVERY_SECS)))
             .http2_keepalive_timeout(Some(std::time::Duration::from_secs(PING_WAIT_SECS)))
             .max_concurrent_streams(16)
+            .initial_stream_window_size(STREAM_WINDOW)
             .add_service(enrollment)
             .add_service(home)
+            .add_service(blobs)
             .serve_with_incoming_shutdown(ReceiverStream::new(connections), stop.cancelled_owned())
             .await
             .map_err(Error::internal)

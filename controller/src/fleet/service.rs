@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    platform::{db::Tx, events::Actor, id},
+    platform::{blobs::Blobs, db::Tx, events::Actor, id},
 };
 
 /// The longest an invitation may be open, milliseconds: a year.
@@ -228,6 +228,7 @@ impl Fleet {
                 self.lose_once_work(&mut tx, id, "its agent was removed").await?;
                 self.certificates.revoke_agent(&mut tx, &id.0).await?;
                 store::delete_agent(&mut tx, id).await?;
+                Blobs::forget_all(&mut tx, &desired::blobs_of(id)).await?;
                 let before = serde_json::json!({"name": found.name, "class": found.class});
                 tx.record(actor.change("agent.removed", format!("agent/{id}")).before(before)).await?;
                 tx.done(())

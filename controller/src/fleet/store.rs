@@ -260,12 +260,12 @@ pub async fn fetch_agent(conn: &mut Conn, id: &AgentId) -> Result<Option<AgentRo
     Ok(sqlx::query_as(sqlx::AssertSqlSafe(text)).bind(id.0.clone()).fetch_optional(conn).await?)
 }
 
-/// How agents fare: (id, liveness).
-pub async fn liveness(conn: &mut Conn, agents: &[String]) -> Result<Vec<(String, String)>> {
+/// How agents fare: (id, liveness, since when).
+pub async fn liveness(conn: &mut Conn, agents: &[String]) -> Result<Vec<(String, String, i64)>> {
     let mut found = Vec::new();
     for piece in agents.chunks(ROWS) {
         let each = Engine::of(conn).each(piece.len());
-        let text = format!("select id, liveness from fleet_agent where id in ({each})");
+        let text = format!("select id, liveness, liveness_at from fleet_agent where id in ({each})");
         let select = piece.iter().fold(sqlx::query_as(sqlx::AssertSqlSafe(text)), |q, id| q.bind(id.clone()));
         found.extend(select.fetch_all(&mut *conn).await?);
     }

@@ -1,3 +1,4 @@
+mod blobs;
 mod desired;
 mod enroll;
 mod history;

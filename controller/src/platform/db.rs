@@ -285,6 +285,7 @@ impl Engine {
                 let comma = if column == 0 { "" } else { ", " };
                 // Writing to a string cannot fail.
                 let _ = match *ty {
+                    "bytea" if self == Self::Sqlite => write!(out, "{comma}cast({parameter} as blob)"),
                     "" => write!(out, "{comma}{parameter}"),
                     ty => write!(out, "{comma}cast({parameter} as {ty})"),
                 };

@@ -2,9 +2,11 @@
 //!
 //! [`db`] one writer and many readers over either engine · [`clock`] · [`id`] · [`events`] the append-only history ·
 //! [`wake`] hints that something changed · [`reconcile`] the one loop · [`jobs`] the durable queue · [`lease`] one holder
-//! among replicas · [`batch`] many small writes as one · [`setting`] single values · [`crash`] where tests pull the plug.
+//! among replicas · [`batch`] many small writes as one · [`blobs`] large bytes by digest · [`setting`] single values ·
+//! [`crash`] where tests pull the plug.
 
 pub mod batch;
+pub mod blobs;
 pub mod clock;
 pub mod crash;
 pub mod db;

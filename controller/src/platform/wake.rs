@@ -24,6 +24,8 @@ pub struct Wake {
     /// The newest event this replica knows to be committed.
     head: watch::Sender<i64>,
     loops: Arc<Mutex<BTreeMap<&'static str, Vec<Activator>>>>,
+    /// Topics that requests follow while they last.
+    followed: Arc<Mutex<BTreeMap<&'static str, watch::Sender<()>>>>,
 }
 
 // === impl Activator ===
@@ -44,7 +46,7 @@ impl Activator {
 
 impl Default for Wake {
     fn default() -> Self {
-        Self { head: watch::Sender::new(0), loops: Arc::default() }
+        Self { head: watch::Sender::new(0), loops: Arc::default(), followed: Arc::default() }
     }
 }
 
@@ -55,6 +57,12 @@ impl Wake {
         let mut loops = self.loops.lock().expect("no holder of this lock panics");
         topics.iter().for_each(|topic| loops.entry(topic).or_default().push(activator.clone()));
         activator
+    }
+
+    /// Follows a topic for as long as the receiver is kept: it changes with each commit that wakes the topic.
+    pub fn follow(&self, topic: &'static str) -> watch::Receiver<()> {
+        let mut followed = self.followed.lock().expect("no holder of this lock panics");
+        followed.entry(topic).or_insert_with(|| watch::Sender::new(())).subscribe()
     }
 
     /// Follows the newest committed event.
@@ -69,6 +77,9 @@ impl Wake {
         }
         let loops = self.loops.lock().expect("no holder of this lock panics");
         topics.iter().filter_map(|t| loops.get(t.as_str())).flatten().for_each(Activator::wake);
+        drop(loops);
+        let followed = self.followed.lock().expect("no holder of this lock panics");
+        topics.iter().filter_map(|t| followed.get(t.as_str())).for_each(|topic| topic.send_replace(()));
     }
 
     /// A replica committed something and said so in the words of [`spell`]. Where it names no topic every loop looks.
@@ -80,6 +91,9 @@ impl Wake {
         if topics.is_empty() {
             let loops = self.loops.lock().expect("no holder of this lock panics");
             loops.values().flatten().for_each(Activator::wake);
+            drop(loops);
+            let followed = self.followed.lock().expect("no holder of this lock panics");
+            followed.values().for_each(|topic| topic.send_replace(()));
         }
     }
 }

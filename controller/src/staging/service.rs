@@ -334,6 +334,8 @@ impl Staging {
             on_interrupt: OnInterrupt::Report,
             on_revoke: OnRevoke::Keep,
             start_by: now + spec.pending_limit_seconds * 1000,
+            blobs: Vec::new(),
+            store_bytes: 0,
         };
         self.fleet.desired.put(tx, seq, std::slice::from_ref(&agent), &operation_key(&operation), &document).await?;
         self.unwatch(tx, seq, row).await?;
@@ -456,7 +458,8 @@ impl Staging {
         row.watch = watch_word(watch).into();
         let bytes = wire::watch(&row.project, spec, &row.name, watch, &row.watch_after);
         let (mode, on_interrupt, on_revoke) = (Mode::Standing, OnInterrupt::Report, OnRevoke::Stop);
-        let document = Document { mode, version: 1, bytes, on_interrupt, on_revoke, start_by: 0 };
+        let (blobs, store_bytes) = (Vec::new(), 0);
+        let document = Document { mode, version: 1, bytes, on_interrupt, on_revoke, start_by: 0, blobs, store_bytes };
         let Some(agent) = row.agent_id.clone().map(AgentId) else { return Ok(()) };
         self.fleet.desired.put(tx, seq, &[agent], &watch_key(&row.id), &document).await
     }

@@ -127,7 +127,7 @@ pub(super) fn is_form(headers: &HeaderMap) -> bool {
 }
 
 /// The fields of a form, in order.
-pub(super) async fn parse(bytes: &[u8]) -> Result<Vec<(String, String)>> {
+pub async fn parse(bytes: &[u8]) -> Result<Vec<(String, String)>> {
     let request = Request::builder()
         .method(Method::POST)
         .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")

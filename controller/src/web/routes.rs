@@ -101,6 +101,22 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
         self
     }
 
+    /// Adds a route of another system's API, spoken for its clients. It stands in the policy table, not in this API's
+    /// description; where it is public, its handler tells who may in that system's words.
+    pub fn foreign<H, T>(mut self, method: Method, path: &'static str, policy: Policy, handler: H) -> Self
+    where
+        H: Handler<T, S>,
+        T: 'static,
+    {
+        let filter = MethodFilter::try_from(method.clone()).expect("foreign routes use the usual methods");
+        self.table.push(entry(path, method.as_str(), policy, "foreign"));
+        let rule = Rule { policy, page: false };
+        let methods: MethodRouter<S, Infallible> = MethodRouter::new().on(filter, handler);
+        let methods = methods.route_layer(middleware::from_fn(move |request, next| guard(rule, request, next)));
+        self.router = self.router.route(path, methods);
+        self
+    }
+
     /// Adds a gRPC service, by the path of its methods.
     pub fn grpc<T>(mut self, path: &'static str, policy: Policy, service: T) -> Self
     where
@@ -116,13 +132,6 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
         self
     }
 
-    /// Gives the handlers their state.
-    pub fn with_state(self, state: S) -> Routes {
-        Routes { router: self.router.with_state(state), table: self.table }
-    }
-}
-
-impl Routes {
     /// Adds the routes of another.
     pub fn merge(mut self, other: Self) -> Self {
         self.table.extend(other.table);
@@ -130,6 +139,13 @@ impl Routes {
         self
     }
 
+    /// Gives the handlers their state.
+    pub fn with_state(self, state: S) -> Routes {
+        Routes { router: self.router.with_state(state), table: self.table }
+    }
+}
+
+impl Routes {
     /// The table of policies, by path and method.
     pub fn table(&self) -> Vec<Entry> {
         let mut table = self.table.clone();

@@ -12,6 +12,7 @@ use std::{
 use bytes::Bytes;
 use futures::{StreamExt, future::BoxFuture, stream};
 use muster_agent::{
+    blobs::Blobs,
     driver::{Act, Capability, Driver, Kernel, Settled, Standing, Turn, work},
     host::Host,
     identity::{self, Identity, Keeper},
@@ -83,7 +84,9 @@ fn start(state: &Path, idle: Arc<Idle>) -> anyhow::Result<[tokio::task::JoinHand
     let spool = Spool::open(state, 1 << 20, &[], outcomes)?;
     let settings = Settings { keeper: keeper.clone(), sample_seconds: Arc::default() };
     let drivers: Vec<Arc<dyn Driver>> = vec![Arc::new(settings), idle];
-    let kernel = Arc::new(Kernel::new(ledger, spool.into(), host, drivers, vec!["*".into()], state.to_owned()));
+    let blobs = Arc::new(Blobs::open(state, 1 << 20)?);
+    let (spool, accept) = (spool.into(), vec!["*".into()]);
+    let kernel = Arc::new(Kernel::new(ledger, spool, blobs, host, drivers, accept, state.to_owned()));
     let link = Link::new(kernel.clone(), keeper, Vec::new(), watch::Sender::new(Report::default()));
     let stop = CancellationToken::new();
     Ok([tokio::spawn(work::run(kernel, stop.clone(), || ())), tokio::spawn(link.run(stop))])

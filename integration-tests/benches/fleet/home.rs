@@ -73,6 +73,8 @@ async fn put(fleet: &Fleet, form: &str) -> anyhow::Result<Duration> {
         on_interrupt: OnInterrupt::Report,
         on_revoke: OnRevoke::Keep,
         start_by: 0,
+        blobs: Vec::new(),
+        store_bytes: 0,
     };
     let (agents, document) = (&agents, &document);
     let generation = fleet

@@ -239,6 +239,8 @@ impl House {
             on_interrupt: OnInterrupt::Report,
             on_revoke: OnRevoke::Keep,
             start_by: 0,
+            blobs: Vec::new(),
+            store_bytes: 0,
         };
         let (fleet, document, agents) = (&self.world.home.fleet, &document, std::slice::from_ref(&agent.id));
         let began = Instant::now();

@@ -1,6 +1,7 @@
 //! Every story of the house: one binary, one file a subject.
 
 mod ask;
+mod blobs;
 mod console;
 mod crash;
 mod database;

@@ -122,6 +122,14 @@ impl Access {
         self.make_token(&actor, &entrance.user, &order, true).await
     }
 
+    /// Gives a client of another system's API a token of its own.
+    pub async fn open_client_token(&self, entrance: &Entrance, system: &str, life: i64) -> Result<String> {
+        let actor = user_actor(&entrance.user.name, Source::Api);
+        let name = format!("{system} {}", id::fresh(self.db.clock().now()));
+        let order = TokenOrder { name, role: entrance.role, life: Some(life) };
+        Ok(self.make_token(&actor, &entrance.user, &order, false).await?.1)
+    }
+
     /// Ends whatever the caller is known by.
     pub async fn log_out(&self, caller: &Caller) -> Result<()> {
         match &caller.via {

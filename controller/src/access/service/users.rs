@@ -1,11 +1,14 @@
 //! Users: made, changed, removed; and their passwords.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 
-use super::{Access, find, role_of, session_id};
+use super::{Access, find, role_of, session_id, tags_of};
 use crate::{
     access::{
-        model, password,
+        model::{self, UserChange},
+        password,
         store::{self, UserRow},
     },
     error::{Error, Result},
@@ -55,6 +58,12 @@ impl Access {
         find(&mut *self.db.read().await?, name).await
     }
 
+    /// Which nodes are open to a user.
+    pub async fn tags(&self, user_id: &str) -> Result<BTreeSet<String>> {
+        let user = store::fetch_user(&mut *self.db.read().await?, user_id).await?;
+        tags_of(&user.ok_or_else(|| Error::not_found("user", user_id))?)
+    }
+
     /// Makes a user. Without a password one is made up; it must be changed at the first log-in. Gives it.
     pub async fn create_user(
         &self,
@@ -85,32 +94,39 @@ impl Access {
         &self,
         actor: &Actor,
         name: &str,
-        change: (Option<Role>, Option<bool>),
+        change: &UserChange,
         version: Option<i64>,
     ) -> Result<UserRow> {
+        change.tags.as_ref().map_or(Ok(()), model::check_tags)?;
         self.db
             .write(|mut tx| async move {
                 let admins = store::lock_admins(&mut tx).await?;
                 let user = find(&mut tx, name).await?;
-                let role = change.0.map_or_else(|| role_of(&user.role), Ok)?;
-                let disabled = change.1.unwrap_or(user.disabled == 1);
+                let role = change.role.map_or_else(|| role_of(&user.role), Ok)?;
+                let disabled = change.disabled.unwrap_or(user.disabled == 1);
+                let tags = change.tags.clone().map_or_else(|| tags_of(&user), Ok)?;
                 if role != Role::Admin || disabled {
                     keep_an_admin(&admins, &user.id)?;
                 }
-                let version = version.unwrap_or(user.version);
-                let version = store::save_user(&mut tx, &user.id, role, disabled, version).await?;
-                let version = version.ok_or(Error::Stale)?;
+                let mut row = UserRow {
+                    role: role.word().into(),
+                    disabled: disabled.into(),
+                    tags: serde_json::to_string(&tags).map_err(Error::internal)?,
+                    ..user.clone()
+                };
+                let version = store::save_user(&mut tx, &row, version.unwrap_or(user.version)).await?;
+                row.version = version.ok_or(Error::Stale)?;
                 if disabled {
                     store::delete_sessions(&mut tx, &user.id, "").await?;
                     store::delete_tokens(&mut tx, &user.id).await?;
                 }
-                let before = json!({"role": user.role, "disabled": user.disabled == 1});
-                let after = json!({"role": role, "disabled": disabled});
+                let before = json!({"role": user.role, "disabled": user.disabled == 1, "tags": tags_of(&user)?});
+                let after = json!({"role": role, "disabled": disabled, "tags": tags});
                 if before != after {
                     let change = actor.change("user.changed", format!("user/{name}"));
                     tx.record(change.before(before).after(after)).await?;
                 }
-                tx.done(UserRow { role: role.word().into(), disabled: disabled.into(), version, ..user })
+                tx.done(row)
             })
             .await
     }
@@ -201,6 +217,7 @@ fn user_row(name: &str, role: Role, hash: &str, must_change: bool, now: i64) -> 
         password_hash: hash.into(),
         must_change: must_change.into(),
         disabled: 0,
+        tags: "[]".into(),
         created_at: now,
         version: 1,
     }

@@ -3,6 +3,7 @@
 //! A generation is the number of the event that made the change, so a change and what it sends share one transaction and
 //! one order. Documents lie once, sealed; the kernel never looks inside. What agents answer is for the fleet alone.
 
+mod blobs;
 mod read;
 mod taken;
 
@@ -22,12 +23,15 @@ use crate::{
     certificate::Certificates,
     error::{Error, Result},
     platform::{
+        blobs::Blobs,
         crash::CrashPoint,
         db::{Conn, Engine, ROWS, Tx, query},
         setting,
     },
 };
-pub use read::{assignments, assignments_of_kind, reports, reports_of};
+pub use blobs::blob_owner;
+pub(super) use blobs::{blobs_of, is_granted, may_store, store};
+pub use read::{assignments, assignments_of_kind, ended, reports, reports_of};
 pub(super) use read::{changed_since, of_generation, unsent, wanted};
 pub(super) use taken::{NewReport, Refused, accept, adopt, forget_withdrawn, offer, refuse, save_reports};
 
@@ -69,6 +73,10 @@ pub struct Document {
     pub on_revoke: OnRevoke,
     /// Once: not to be started at or after this time, milliseconds since the Unix epoch; 0: no limit.
     pub start_by: i64,
+    /// Blobs that its agents may fetch for it, by digest.
+    pub blobs: Vec<String>,
+    /// Bytes of blobs that each of its agents may store for it.
+    pub store_bytes: i64,
 }
 
 /// One fact about an assignment.
@@ -175,18 +183,19 @@ impl Desired {
             Mode::Once => "do nothing",
             Mode::Standing => {
                 "do update set generation = excluded.generation, epoch = excluded.epoch, digest = excluded.digest, \
-                 doc_version = excluded.doc_version, on_revoke = excluded.on_revoke, state = 'queued' \
+                 doc_version = excluded.doc_version, on_revoke = excluded.on_revoke, store_bytes = excluded.store_bytes, state = 'queued' \
                  where fleet_assignment.digest <> excluded.digest or fleet_assignment.epoch <> excluded.epoch"
             }
         };
         let types = [
             "", "", "", "bigint", "bigint", "", "bigint", "", "", "", "bigint", "", "", "bigint", "bigint", "", "", "",
+            "bigint",
         ];
         for piece in agents.chunks(ROWS) {
             let text = format!(
                 "insert into fleet_assignment (agent_id, kind, id, generation, epoch, mode, doc_version, digest, \
                  on_interrupt, on_revoke, start_by, state, offered_ledger, offered_epoch, refused_generation, \
-                 refused_digest, refused_reason, refused_message) values {} on conflict (agent_id, kind, id) {change}",
+                 refused_digest, refused_reason, refused_message, store_bytes) values {} on conflict (agent_id, kind, id) {change}",
                 tx.engine().values(&types, piece.len())
             );
             let mut insert = query(text);
@@ -209,10 +218,12 @@ impl Desired {
                     .bind(0_i64)
                     .bind("")
                     .bind("")
-                    .bind("");
+                    .bind("")
+                    .bind(document.store_bytes);
             }
             insert.execute(&mut **tx).await?;
         }
+        blobs::grant(tx, agents, key, document, &digest).await?;
         if document.mode == Mode::Once {
             logs::expect(tx, agents, key).await?;
         }
@@ -306,7 +317,7 @@ pub async fn settle(
     Ok(())
 }
 
-/// Forgets an assignment that is over, with its report. Its log is forgotten apart (`logs::forget`).
+/// Forgets an assignment that is over, with its report and what was stored for it alone. Its log is forgotten apart (`logs::forget`).
 pub async fn forget(tx: &mut Tx, agent: &AgentId, key: &Key) -> Result<()> {
     for table in ["fleet_report", "fleet_assignment"] {
         query(format!("delete from {table} where agent_id = $1 and kind = $2 and id = $3"))
@@ -316,7 +327,7 @@ pub async fn forget(tx: &mut Tx, agent: &AgentId, key: &Key) -> Result<()> {
             .execute(&mut **tx)
             .await?;
     }
-    Ok(())
+    Blobs::forget(tx, &blob_owner(agent, key)).await
 }
 
 /// Drops documents that no assignment names any more.

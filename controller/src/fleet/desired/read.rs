@@ -77,6 +77,13 @@ pub async fn reports(conn: &mut Conn, kind: &str, ids: &[String]) -> Result<Vec<
     Ok(found)
 }
 
+/// Ends of once work of one kind that nobody has forgotten, at most `limit`.
+pub async fn ended(conn: &mut Conn, kind: &str, limit: i64) -> Result<Vec<Report>> {
+    let text = format!("select {REPORT} from fleet_report where kind = $1 and outcome = 1 order by id limit $2");
+    let rows = sqlx::query_as::<_, ReportRow>(sqlx::AssertSqlSafe(text)).bind(kind).bind(limit).fetch_all(conn).await?;
+    rows.into_iter().map(Report::try_from).collect()
+}
+
 /// The newest reports of one agent.
 pub async fn reports_of(conn: &mut Conn, agent: &AgentId) -> Result<Vec<Report>> {
     let text = format!("select {REPORT} from fleet_report where agent_id = $1 order by kind, id");

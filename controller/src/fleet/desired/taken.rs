@@ -122,10 +122,6 @@ pub async fn save_reports(tx: &mut Tx, reports: &[NewReport]) -> Result<()> {
     let types = [
         "", "", "", "", "bigint", "bigint", "bigint", "", "", "bytea", "bigint", "bigint", "bigint", "bigint", "bigint",
     ];
-    let types = match tx.engine() {
-        Engine::Sqlite => types.map(|t| if t == "bytea" { "blob" } else { t }),
-        Engine::Postgres => types,
-    };
     for piece in reports.chunks(ROWS) {
         // Only reports on assignments that are there: one that was forgotten needs none.
         let text = format!(

@@ -26,6 +26,8 @@ fn standing(bytes: &[u8]) -> Document {
         on_interrupt: OnInterrupt::Report,
         on_revoke: OnRevoke::Keep,
         start_by: 0,
+        blobs: Vec::new(),
+        store_bytes: 0,
     }
 }
 

@@ -301,6 +301,8 @@ async fn put(fleet: &Fleet, agent: &AgentId, id: &str, mode: Mode) {
         on_interrupt: OnInterrupt::Report,
         on_revoke: OnRevoke::Keep,
         start_by: 0,
+        blobs: Vec::new(),
+        store_bytes: 0,
     };
     let document = &document;
     fleet

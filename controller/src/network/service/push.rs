@@ -134,6 +134,8 @@ pub fn push<'a>(
                         on_interrupt: OnInterrupt::Report,
                         on_revoke: OnRevoke::Stop,
                         start_by: 0,
+                        blobs: Vec::new(),
+                        store_bytes: 0,
                     };
                     door.put(tx, generation, &[agent], &key, &document).await?;
                 }

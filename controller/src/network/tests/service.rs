@@ -112,7 +112,8 @@ pub(super) async fn seat(it: &Networks, site: &str) -> AgentId {
 
 /// What home answers an agent that asks about a site.
 pub(super) async fn ask(it: &Networks, agent: &AgentId, id: &str, question: proto::question::Question) -> Answer {
-    let ground = Ground { db: it.fleet.db.clone(), certificates: it.fleet.certificates.clone() };
+    let fleet = it.fleet.clone();
+    let ground = Ground { db: fleet.db, certificates: fleet.certificates, blobs: fleet.blobs };
     let asks = super::super::service::asks(&ground);
     let body = proto::Question { question: Some(question) }.encode_to_vec().into();
     let kind = KIND_NETWORK_SITE.to_owned();

@@ -1,0 +1,99 @@
+-- Pipelines of tasks on pools of nodes.
+
+create table experiment_experiment (
+    id text primary key,
+    -- The user's name; a deleted experiment keeps it until its retention is over.
+    owner text not null,
+    name text not null,
+    status text not null
+        check (status in ('preparing', 'ready', 'running', 'cancelling', 'finished', 'cancelled', 'failed')),
+    status_at bigint not null,
+    why text not null,
+    -- What was asked for, to tell a repeat from another experiment of the same name.
+    digest text not null,
+    -- For connectors, JSON as it came.
+    context text not null,
+    created_at bigint not null,
+    ready_at bigint,
+    started_at bigint,
+    ended_at bigint,
+    cancelled_by text not null,
+    -- Starts by itself as soon as it is ready.
+    starts bigint not null check (starts in (0, 1)),
+    deleted_at bigint,
+    version bigint not null
+);
+create unique index experiment_experiment_name on experiment_experiment (owner, name) where deleted_at is null;
+create index experiment_experiment_open on experiment_experiment (id) where ended_at is null;
+create index experiment_experiment_created on experiment_experiment (created_at);
+
+-- One row a deployment; its id is its executor's.
+create table experiment_deployment (
+    id text primary key,
+    experiment_id text not null references experiment_experiment (id) on delete cascade,
+    place bigint not null,
+    connector text not null,
+    node_name text not null,
+    agent_id text references fleet_agent (id) on delete set null,
+    -- What the client is given back, without what changes: JSON.
+    document text not null,
+    environment_digest text not null,
+    -- SHA-256 of the graph; empty for a native pipeline.
+    graph text not null,
+    -- A native pipeline: JSON; empty for a graph.
+    pipeline text not null,
+    keep_alive_minutes bigint not null check (keep_alive_minutes > 0),
+    cleanup bigint not null check (cleanup in (0, 1)),
+    stage text not null check (stage in ('waiting', 'deploying', 'deployed', 'starting', 'running', 'ended')),
+    outcome text not null check (outcome in
+        ('', 'succeeded', 'failed', 'not_deployed', 'cancelled', 'timed_out', 'interrupted', 'lost')),
+    message text not null,
+    cancelled_by text not null,
+    -- Given up while its node was away: its end may yet be heard of.
+    given_up bigint not null check (given_up in (0, 1)),
+    deployed_at bigint,
+    started_at bigint,
+    ended_at bigint,
+    -- SHA-256 of what the executor reported; empty without a report.
+    result text not null,
+    result_late bigint not null check (result_late in (0, 1)),
+    -- Native pipelines: the tasks' runs, JSON.
+    runs text not null,
+    unique (experiment_id, place)
+);
+create index experiment_deployment_agent on experiment_deployment (agent_id);
+create index experiment_deployment_given_up on experiment_deployment (experiment_id) where given_up = 1;
+
+-- A node is taken by one user at a time, for as many experiments of theirs as `holders` says.
+create table experiment_lock (
+    connector text not null,
+    node_name text not null,
+    owner text not null,
+    reason text not null,
+    since bigint not null,
+    holders bigint not null check (holders > 0),
+    primary key (connector, node_name)
+);
+
+create table experiment_flag (
+    experiment_id text not null references experiment_experiment (id) on delete cascade,
+    name text not null,
+    text_value text,
+    int_value bigint not null,
+    at bigint not null,
+    primary key (experiment_id, name)
+);
+
+-- Every change of a flag; one request changes it once, however often it arrives.
+create table experiment_flag_change (
+    experiment_id text not null references experiment_experiment (id) on delete cascade,
+    request_id text not null,
+    name text not null,
+    text_value text,
+    int_value bigint not null,
+    -- `user/<name>` or `executor/<id>`.
+    changed_by text not null,
+    at bigint not null,
+    primary key (experiment_id, request_id)
+);
+create index experiment_flag_change_name on experiment_flag_change (experiment_id, name, at);

@@ -1,0 +1,46 @@
+//! Experiments: pipelines of tasks on pools of nodes, for netunicorn's own clients and natively.
+//!
+//! Words: a *node* is an agent of class `experiment-node`; an *experiment* has *deployments*, one executor on one node each;
+//! an *environment* is what an executor runs in, named by the digest of what defines it; a *flag* is a value that nodes
+//! share. Invariants: a node is taken by one user at a time, from prepare to the end; nothing runs twice; cancel wins over
+//! prepare and start; an experiment ends when its last executor's end is stored. Graphs and results are opaque bytes:
+//! nothing here ever opens a pickle.
+
+pub mod api;
+pub mod model;
+mod netunicorn;
+pub mod node;
+mod order;
+mod pickle;
+mod plan;
+mod reconcile;
+pub mod run;
+mod service;
+pub mod spec;
+mod store;
+mod wire;
+
+pub use reconcile::Reconcile;
+pub use service::Experiments;
+
+use crate::{
+    domain::{Context, Domain, Entry, Loop},
+    platform::wake::AGENTS,
+};
+
+/// The domain's line in `app`.
+pub const ENTRY: Entry = Entry { name: "experiment", asks: service::asks, open };
+
+fn open(context: &Context) -> Domain {
+    let experiments = Experiments { fleet: context.fleet.clone(), blobs: context.blobs.clone() };
+    let reconcile = Reconcile { experiments: experiments.clone() };
+    let api = api::Api { experiments, access: context.access.clone() };
+    Domain {
+        routes: netunicorn::routes(api.clone()).merge(api::routes(api)),
+        loops: vec![Loop::new("experiment", reconcile, context.db.wake().listen(&["experiment", AGENTS]))],
+        ..Domain::default()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,522 @@
+//! The REST surface of netunicorn's mediator, for its own clients: parse, call the service, answer in its words.
+//!
+//! Paths, status classes, shapes and sentences are those that client 0.4.0 reads; where they differ from upstream on
+//! purpose, a test holds the list. Errors become its answers here and nowhere else: a domain's refusal is a JSON string
+//! with status 400, a failed log-in `{"detail": …}` with 401, a body of the wrong shape `{"detail": […]}` with 422.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use axum::{
+    Json,
+    extract::{FromRequestParts, Path, Request, State},
+    response::{IntoResponse, Response},
+};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts};
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::{
+    api::Api,
+    model::{FlagChange, FlagValues, Outcome, Stage, Status, Until},
+    node::pool,
+    order::{Order, Unreadable},
+    pickle,
+    service::{Detail, Refusal, Seen, Told, User},
+    store::{self, ExperimentRow},
+};
+use crate::{
+    error::Error,
+    platform::db::clean,
+    web::{
+        Caller, Policy, Query, Role, Routes, body, form,
+        gate::{Client, Via},
+    },
+};
+
+/// A body of `prepare`: graphs of many nodes, bytes.
+const MAX_PREPARE: usize = 64 * 1024 * 1024;
+
+/// A token lives as long as upstream's, milliseconds.
+const TOKEN_LIFE: i64 = 86_400_000;
+
+/// Experiments that one answer lists at most.
+const MAX_LISTED: i64 = 10_000;
+
+/// A client that showed a good token, and what its context header says.
+struct Known {
+    user: User,
+    role: Role,
+}
+
+/// An answer that is no success.
+enum Refused {
+    /// As `HTTPException` is answered.
+    Detail(StatusCode, Value),
+    /// A domain's refusal: a JSON string.
+    Domain(String),
+    /// Something went wrong here.
+    Fault(Error),
+}
+
+type Answer<T> = Result<T, Refused>;
+
+#[derive(Debug, Deserialize)]
+struct Shown {
+    graphs: Option<String>,
+    days: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct CancelExecutors {
+    executors: Vec<String>,
+}
+
+/// The routes, below `/netunicorn`.
+pub fn routes(api: Api) -> Routes {
+    let policy = Policy::public();
+    Routes::new()
+        .foreign(Method::POST, "/netunicorn/api/v1/token", policy, token)
+        .foreign(Method::GET, "/netunicorn/api/v1/verify_token", policy, verify_token)
+        .foreign(Method::GET, "/netunicorn/api/v1/health", policy, health)
+        .foreign(Method::GET, "/netunicorn/api/v1/nodes", policy, nodes)
+        .foreign(Method::GET, "/netunicorn/api/v1/experiment", policy, experiments)
+        .foreign(Method::GET, "/netunicorn/api/v1/experiment/{name}", policy, experiment)
+        .foreign(Method::DELETE, "/netunicorn/api/v1/experiment/{name}", policy, delete)
+        .foreign(Method::POST, "/netunicorn/api/v1/experiment/{name}/prepare", policy.body_limit(MAX_PREPARE), prepare)
+        .foreign(Method::POST, "/netunicorn/api/v1/experiment/{name}/start", policy, start)
+        .foreign(Method::POST, "/netunicorn/api/v1/experiment/{name}/cancel", policy, cancel)
+        .foreign(Method::POST, "/netunicorn/api/v1/executors/cancel", policy, cancel_executors)
+        .foreign(Method::GET, "/netunicorn/api/v1/experiment/{name}/flag/{flag}", policy, get_flag)
+        .foreign(Method::POST, "/netunicorn/api/v1/experiment/{name}/flag/{flag}", policy, set_flag)
+        .foreign(Method::GET, "/netunicorn/api/v1/ui/locks", policy, ui_locks)
+        .foreign(Method::GET, "/netunicorn/api/v1/ui/compilations", policy, ui_compilations)
+        .foreign(Method::GET, "/netunicorn/api/v1/ui/running_experiments", policy, ui_running)
+        .foreign(Method::GET, "/netunicorn/api/v1/ui/last_experiments", policy, ui_last)
+        .with_state(api)
+}
+
+// === who asks ===
+
+impl FromRequestParts<Api> for Known {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Answer<Self> {
+        let Some(caller) = parts.extensions.get::<Caller>().filter(|c| matches!(c.via, Via::Token { .. })).cloned()
+        else {
+            let shown = parts.headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).unwrap_or_default();
+            let is_bearer = shown.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("bearer "));
+            return Err(unauthorized(if is_bearer { "Access token not found" } else { "Not authenticated" }));
+        };
+        context(&parts.headers)?;
+        let tags = api.access.tags(&caller.user_id).await?;
+        let is_admin = caller.role == Role::Admin;
+        Ok(Self { user: User { name: caller.name, tags, is_admin, actor: caller.actor }, role: caller.role })
+    }
+}
+
+impl Known {
+    /// Who may change something.
+    fn operator(&self) -> Answer<&User> {
+        if self.role >= Role::Operator {
+            return Ok(&self.user);
+        }
+        Err(Refused::Detail(
+            StatusCode::FORBIDDEN,
+            json!("experiments are run by users of the role operator; yours is viewer"),
+        ))
+    }
+}
+
+/// What a client tells connectors of itself. Clients and servers of netunicorn name the header differently; both are read.
+fn context(headers: &HeaderMap) -> Answer<Value> {
+    let names = ["netunicorn-authentication-context", "netunicorn-auth-context"];
+    let text = names.iter().find_map(|name| headers.get(*name)).map(HeaderValue::as_bytes).unwrap_or_default();
+    if text.is_empty() {
+        return Ok(Value::Null);
+    }
+    serde_json::from_slice(text).map_err(|error| {
+        Refused::Detail(StatusCode::BAD_REQUEST, json!(format!("Couldn't parse the context: {error}")))
+    })
+}
+
+fn unauthorized(detail: &str) -> Refused {
+    Refused::Detail(StatusCode::UNAUTHORIZED, json!(detail))
+}
+
+// === handlers ===
+
+async fn token(State(api): State<Api>, client: Client, request: Request) -> Answer<Json<Value>> {
+    let bytes = body::read(request).await?;
+    let fields: BTreeMap<_, _> = form::parse(&bytes).await.unwrap_or_default().into_iter().collect();
+    let absent: Vec<_> = ["username", "password"].into_iter().filter(|name| !fields.contains_key(*name)).collect();
+    if !absent.is_empty() {
+        let missing =
+            |name: &&str| json!({"type": "missing", "loc": ["body", name], "msg": "Field required", "input": null});
+        let detail: Vec<_> = absent.iter().map(missing).collect();
+        return Err(Refused::Detail(StatusCode::UNPROCESSABLE_ENTITY, json!(detail)));
+    }
+    let entered = api.access.enter(&fields["username"], &fields["password"], &client).await;
+    let entrance = entered.map_err(|error| match error {
+        Error::Unauthenticated(_) => unauthorized("Incorrect username or token"),
+        other => other.into(),
+    })?;
+    if entrance.must_change {
+        return Err(unauthorized("the password must be changed first, in Muster's console"));
+    }
+    let token = api.access.open_client_token(&entrance, "netunicorn", TOKEN_LIFE).await?;
+    Ok(Json(json!({"access_token": token, "token_type": "bearer"})))
+}
+
+async fn verify_token(_: Known) -> StatusCode {
+    StatusCode::OK
+}
+
+async fn health(State(api): State<Api>, _: Known) -> Answer<Json<&'static str>> {
+    api.experiments.fleet.db.ping().await?;
+    Ok(Json("OK"))
+}
+
+async fn nodes(State(api): State<Api>, known: Known) -> Answer<Json<Value>> {
+    let experiments = &api.experiments;
+    let mut conn = experiments.fleet.db.read().await?;
+    let nodes = experiments.nodes(&mut conn, &known.user, false).await?;
+    let nodes: Vec<_> = nodes.into_iter().map(|it| json!(it.node)).collect();
+    let pools = if nodes.is_empty() { Vec::new() } else { vec![pool(nodes)] };
+    Ok(Json(pool(pools)))
+}
+
+async fn experiments(
+    State(api): State<Api>,
+    Query(shown): Query<Shown>,
+    known: Known,
+) -> Answer<Json<Map<String, Value>>> {
+    let mut conn = api.experiments.fleet.db.read().await?;
+    let filter = store::Filter { owner: Some(known.user.name.clone()), ..store::Filter::default() };
+    let told = told(&shown);
+    let mut all = Map::new();
+    for row in store::experiments(&mut conn, &filter, MAX_LISTED).await? {
+        let name = row.name.clone();
+        all.insert(name, information(api.experiments.detail(&mut conn, row, told).await?));
+    }
+    Ok(Json(all))
+}
+
+async fn experiment(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    Query(shown): Query<Shown>,
+    known: Known,
+) -> Answer<Json<Value>> {
+    let experiments = &api.experiments;
+    let mut conn = experiments.fleet.db.read().await?;
+    let row = experiments.find(&mut conn, &known.user.name, &name).await?;
+    Ok(Json(information(experiments.detail(&mut conn, row, told(&shown)).await?)))
+}
+
+async fn prepare(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    known: Known,
+    request: Request,
+) -> Answer<Json<String>> {
+    let user = known.operator()?;
+    let bytes = body::read(request).await?;
+    let order = Order::read(&bytes)?;
+    drop(bytes);
+    api.experiments.prepare(user, &name, &order).await?;
+    Ok(Json(name))
+}
+
+async fn start(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    known: Known,
+    request: Request,
+) -> Answer<Json<String>> {
+    connectors_context(request).await?;
+    api.experiments.start(known.operator()?, &name).await?;
+    Ok(Json(name))
+}
+
+async fn cancel(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    known: Known,
+    request: Request,
+) -> Answer<Json<&'static str>> {
+    connectors_context(request).await?;
+    api.experiments.cancel(known.operator()?, &name).await?;
+    Ok(Json("Executors cancellation started"))
+}
+
+async fn cancel_executors(State(api): State<Api>, known: Known, request: Request) -> Answer<Json<&'static str>> {
+    let bytes = body::read(request).await?;
+    let wanted: CancelExecutors =
+        serde_json::from_slice(&bytes).map_err(|error| unprocessable(&["body"], &error.to_string()))?;
+    api.experiments.cancel_executors(known.operator()?, &wanted.executors).await?;
+    Ok(Json("Executors cancellation started"))
+}
+
+async fn delete(State(api): State<Api>, Path(name): Path<String>, known: Known) -> Answer<Json<Value>> {
+    api.experiments.delete(known.operator()?, &name).await?;
+    Ok(Json(Value::Null))
+}
+
+async fn get_flag(
+    State(api): State<Api>,
+    Path((name, flag)): Path<(String, String)>,
+    known: Known,
+) -> Answer<Json<FlagValues>> {
+    let found = api.experiments.flag(&known.user.name, &name, &flag, &Until::default(), Duration::ZERO).await?;
+    Ok(Json(found))
+}
+
+async fn set_flag(
+    State(api): State<Api>,
+    Path((name, flag)): Path<(String, String)>,
+    known: Known,
+    request: Request,
+) -> Answer<Json<Value>> {
+    let bytes = body::read(request).await?;
+    let values = flag_values(&bytes)?;
+    api.experiments.change_flag(known.operator()?, &name, &flag, &FlagChange::Set(values)).await?;
+    Ok(Json(Value::Null))
+}
+
+// === what netunicorn's own pages read ===
+
+async fn ui_locks(State(api): State<Api>, known: Known) -> Answer<Json<Value>> {
+    let mut conn = api.experiments.fleet.db.read().await?;
+    let owner = (!known.user.is_admin).then_some(known.user.name.as_str());
+    let locks = store::locks(&mut conn, owner).await?;
+    let line = |lock: store::LockRow| json!({"node_name": lock.node_name, "username": lock.owner, "connector": lock.connector});
+    Ok(Json(locks.into_iter().map(line).collect()))
+}
+
+async fn ui_compilations(State(api): State<Api>, known: Known) -> Answer<Json<Value>> {
+    let experiments = &api.experiments;
+    let mut conn = experiments.fleet.db.read().await?;
+    let filter = of(&known, Status::Preparing.word());
+    let mut lines = Vec::new();
+    for row in store::experiments(&mut conn, &filter, MAX_LISTED).await? {
+        let detail = experiments.detail(&mut conn, row, Told { graphs: false, results: false }).await?;
+        for seen in detail.deployments.iter().filter(|d| d.step == "building") {
+            let document: Value = serde_json::from_str(&seen.row.document).map_err(Error::internal)?;
+            lines.push(json!({
+                "username": detail.row.owner, "experiment_name": detail.row.name, "experiment_id": detail.row.id,
+                "compilation_id": seen.row.id, "architecture": document["node"]["architecture"],
+            }));
+        }
+    }
+    Ok(Json(lines.into()))
+}
+
+async fn ui_running(State(api): State<Api>, known: Known) -> Answer<Json<Value>> {
+    let mut conn = api.experiments.fleet.db.read().await?;
+    let mut rows = Vec::new();
+    for status in [Status::Preparing, Status::Running, Status::Cancelling] {
+        rows.extend(store::experiments(&mut conn, &of(&known, status.word()), MAX_LISTED).await?);
+    }
+    lines(&mut conn, rows).await
+}
+
+async fn ui_last(State(api): State<Api>, Query(shown): Query<Shown>, known: Known) -> Answer<Json<Value>> {
+    let wrong = || unprocessable(&["query", "days"], "Input should be a valid integer");
+    let days: i64 = shown.days.as_deref().map_or(Ok(14), str::parse).map_err(|_| wrong())?;
+    let db = &api.experiments.fleet.db;
+    let since = db.clock().now().saturating_sub(days.saturating_mul(86_400_000));
+    let filter = store::Filter { since, ..of(&known, "") };
+    let mut conn = db.read().await?;
+    let rows = store::experiments(&mut conn, &filter, MAX_LISTED).await?;
+    lines(&mut conn, rows).await
+}
+
+fn of(known: &Known, status: &str) -> store::Filter {
+    let owner = (!known.user.is_admin).then(|| known.user.name.clone());
+    store::Filter { owner, status: status.into(), ..store::Filter::default() }
+}
+
+async fn lines(conn: &mut crate::platform::db::Conn, mut rows: Vec<ExperimentRow>) -> Answer<Json<Value>> {
+    rows.sort_by_key(|row| std::cmp::Reverse((row.started_at, row.created_at)));
+    let ids: Vec<_> = rows.iter().map(|row| row.id.clone()).collect();
+    let nodes = store::nodes_of(conn, &ids).await?;
+    let line = |row: ExperimentRow| {
+        let error = (row.status == Status::Failed.word()).then_some(row.why);
+        json!({
+            "username": row.owner,
+            "experiment_name": row.name,
+            "status": Status::from_word(&row.status).map_or("ExperimentStatus.UNKNOWN", Status::client_name),
+            "error": error,
+            "creation_time": python_time(Some(row.created_at)),
+            "start_time": python_time(row.started_at),
+            "nodes": nodes.get(&row.id).map(|n| n.join(", ")).unwrap_or_default(),
+            "experiment_id": row.id,
+        })
+    };
+    Ok(Json(rows.into_iter().map(line).collect()))
+}
+
+/// A time as Python prints one without a zone; UTC.
+fn python_time(at: Option<i64>) -> String {
+    let at = at.and_then(|at| Timestamp::from_millisecond(at).ok());
+    at.map_or_else(|| "None".into(), |at| at.strftime("%Y-%m-%d %H:%M:%S%.6f").to_string())
+}
+
+// === what clients read ===
+
+/// What a client knows of an experiment: `ExperimentExecutionInformation`.
+fn information(detail: Detail) -> Value {
+    let result = match detail.status {
+        Status::Preparing | Status::Ready => Value::Null,
+        Status::Failed => json!(detail.row.why),
+        Status::Running | Status::Cancelling | Status::Finished | Status::Cancelled => {
+            detail.deployments.iter().map(result).collect()
+        }
+    };
+    let context: Value = serde_json::from_str(&detail.row.context).unwrap_or_default();
+    let deployments: Vec<_> = detail.deployments.into_iter().map(deployment).collect();
+    json!({
+        "status": detail.status.number(),
+        "experiment": {"deployment_map": deployments, "deployment_context": context},
+        "execution_result": result,
+    })
+}
+
+/// The same of a deployment: `Deployment`.
+fn deployment(seen: Seen) -> Value {
+    let mut document: Map<String, Value> = serde_json::from_str(&seen.row.document).unwrap_or_default();
+    document.insert("prepared".into(), json!(seen.row.deployed_at.is_some()));
+    let is_refused = seen.outcome.is_some_and(|o| o != Outcome::Succeeded) && seen.row.started_at.is_none();
+    document.insert("error".into(), if is_refused { json!(seen.row.message) } else { Value::Null });
+    document.insert("execution_graph".into(), json!(encoded(seen.graph.as_deref())));
+    Value::Object(document)
+}
+
+/// The same of what a deployment came to: `DeploymentExecutionResult`.
+fn result(seen: &Seen) -> Value {
+    let document: Map<String, Value> = serde_json::from_str(&seen.row.document).unwrap_or_default();
+    let failed = seen.stage == Stage::Ended && seen.outcome != Some(Outcome::Succeeded);
+    let native = || {
+        let is_native = !seen.row.pipeline.is_empty() && !seen.runs.is_empty();
+        is_native.then(|| pickle::result(!failed, &seen.runs).into())
+    };
+    let result: Option<Bytes> = seen.result.clone().or_else(native);
+    json!({
+        "node": document.get("node"),
+        "execution_graph": encoded(seen.graph.as_deref()),
+        "result": result.map(|bytes| BASE64_STANDARD.encode(bytes)),
+        "error": failed.then_some(&seen.row.message),
+    })
+}
+
+fn encoded(bytes: Option<&[u8]>) -> String {
+    bytes.map(|bytes| BASE64_STANDARD.encode(bytes)).unwrap_or_default()
+}
+
+fn told(shown: &Shown) -> Told {
+    Told { graphs: shown.graphs.as_deref() != Some("0"), results: true }
+}
+
+// === bodies ===
+
+/// A context for connectors: nothing, or an object.
+async fn connectors_context(request: Request) -> Answer<Value> {
+    let bytes = body::read(request).await?;
+    if bytes.is_empty() {
+        return Ok(Value::Null);
+    }
+    match serde_json::from_slice(&bytes) {
+        Ok(context @ (Value::Null | Value::Object(_))) => Ok(context),
+        Ok(_) => Err(unprocessable(&["body"], "Input should be a valid dictionary")),
+        Err(error) => Err(unprocessable(&["body"], &format!("JSON decode error: {error}"))),
+    }
+}
+
+/// Values of a flag as a client sends them.
+fn flag_values(bytes: &[u8]) -> Answer<FlagValues> {
+    let body: Value =
+        serde_json::from_slice(bytes).map_err(|e| unprocessable(&["body"], &format!("JSON decode error: {e}")))?;
+    let Value::Object(fields) = body else {
+        return Err(unprocessable(&["body"], "Input should be a valid dictionary or object to extract fields from"));
+    };
+    let text_value = match fields.get("text_value") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(text)) => Some(clean(text)),
+        Some(_) => return Err(unprocessable(&["body", "text_value"], "Input should be a valid string")),
+    };
+    let int_value = match fields.get("int_value") {
+        None => 0,
+        Some(value) => {
+            value.as_i64().ok_or_else(|| unprocessable(&["body", "int_value"], "Input should be a valid integer"))?
+        }
+    };
+    Ok(FlagValues { text_value, int_value })
+}
+
+/// A body or query of the wrong shape, as FastAPI says it.
+fn unprocessable(place: &[&str], message: &str) -> Refused {
+    let kind = if message.contains("integer") { "int_type" } else { "value_error" };
+    let detail = json!([{"type": kind, "loc": place, "msg": message, "input": null}]);
+    Refused::Detail(StatusCode::UNPROCESSABLE_ENTITY, detail)
+}
+
+// === impl Refused ===
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Self::Fault(error)
+    }
+}
+
+impl From<Unreadable> for Refused {
+    fn from(error: Unreadable) -> Self {
+        let text = format!("Couldn't parse experiment from the provided data: {error}");
+        Self::Detail(StatusCode::BAD_REQUEST, json!(text))
+    }
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self::Domain(match refusal {
+            Refusal::NoExperiment(name) => format!("Experiment {name} not found"),
+            Refusal::NotReady(name, status) => {
+                format!("Experiment {name} is not ready to start. Current status: {}", status.client_name())
+            }
+            Refusal::StillOpen(name, user, status) => {
+                format!("Experiment {name} for user {user} is in status {}, cannot delete it", status.client_name())
+            }
+            Refusal::NothingToCancel(..) => "\"Executors [] not found\"".into(),
+            Refusal::NoExecutors(ids, user) => {
+                let ids: Vec<_> = ids.iter().map(|id| format!("'{id}'")).collect();
+                format!(
+                    "All executors already finished or no experiments found belonging to user {user} with given \
+                     executors: [{}]",
+                    ids.join(", ")
+                )
+            }
+            Refusal::NoFlag(flag, name) => format!("Flag {flag} not found for experiment {name}"),
+            Refusal::OtherContent(_) | Refusal::Sentence(_) => refusal.to_string(),
+            Refusal::Other(Error::Internal(cause)) => return Self::Fault(Error::Internal(cause)),
+            Refusal::Other(error) => error.to_string(),
+        })
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Domain(text) => (StatusCode::BAD_REQUEST, Json(text)).into_response(),
+            Self::Fault(error) => error.into_response(),
+            Self::Detail(status, detail) => {
+                let mut answer = (status, Json(json!({"detail": detail}))).into_response();
+                if status == StatusCode::UNAUTHORIZED {
+                    answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+                }
+                answer
+            }
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! What is to be done about one experiment, given everything that is known of it. Pure.
+
+use super::model::{Evidence, Outcome, Stage, Status, next};
+
+/// Everything that is known of an experiment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Where it stands.
+    pub status: Status,
+    /// It starts by itself as soon as it is ready.
+    pub starts: bool,
+    /// Its deployments, in their order.
+    pub deployments: Vec<Seen>,
+    /// Milliseconds since the Unix epoch.
+    pub now: i64,
+}
+
+/// Everything that is known of a deployment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// Where it stands.
+    pub stage: Stage,
+    /// A person cancelled it alone.
+    pub is_cancelled: bool,
+    /// It was given up and may yet be heard of.
+    pub is_given_up: bool,
+    /// Since when its node has had no stream, milliseconds since the Unix epoch; none: it has one.
+    pub away_since: Option<i64>,
+    /// A node away for longer than this is given up, milliseconds.
+    pub keep_alive: i64,
+    /// What the node said of the work under way: of the deployment while it deploys, of the executor from its start on.
+    pub told: Told,
+}
+
+/// What a node said of a piece of work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Told {
+    /// Nothing, or that it has it.
+    Nothing,
+    /// It is under way, since when by the node's clock.
+    Working(i64),
+    /// It ended, and what it left is on its way here.
+    Arriving,
+    /// It ended.
+    Ended(End),
+}
+
+/// How a piece of work ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    /// How.
+    pub outcome: Outcome,
+    /// Why, where it did not succeed.
+    pub message: String,
+    /// When it began by the node's clock, if it did.
+    pub started_at: Option<i64>,
+    /// When it ended by the node's clock, or home's where the node did not say.
+    pub ended_at: i64,
+}
+
+/// What is to be done; a number names a deployment by its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Send these their deployments.
+    Deploy(Vec<usize>),
+    /// It is ready to start.
+    NoteDeployed(usize, End),
+    /// Send these their executors.
+    Start(Vec<usize>),
+    /// It runs, since when.
+    NoteRunning(usize, i64),
+    /// It is over.
+    End(usize, End),
+    /// It is over as far as anybody waits; its node is told to stop when it is back.
+    GiveUp(usize, End),
+    /// What was given up ended after all: keep its result as late.
+    KeepLate(usize, End),
+    /// The experiment's status changes, and why.
+    Become(Status, String),
+}
+
+/// The actions that lead on from here. Empty when there is nothing to do.
+pub fn plan(it: &Snapshot) -> Vec<Action> {
+    let mut actions = Vec::new();
+    let (mut deploy, mut start) = (Vec::new(), Vec::new());
+    let mut after: Vec<(Stage, String)> = Vec::with_capacity(it.deployments.len());
+    for (n, seen) in it.deployments.iter().enumerate() {
+        let stops = it.status == Status::Cancelling || seen.is_cancelled;
+        let step = step(it, seen, stops);
+        let message = match &step {
+            Some(Step::End(end) | Step::GiveUp(end)) => end.message.clone(),
+            _ => String::new(),
+        };
+        let stage = match step {
+            None => seen.stage,
+            Some(Step::Deploy) => {
+                deploy.push(n);
+                Stage::Deploying
+            }
+            Some(Step::Start) => {
+                start.push(n);
+                Stage::Starting
+            }
+            Some(Step::NoteDeployed(end)) => {
+                actions.push(Action::NoteDeployed(n, end));
+                if it.status == Status::Running && !stops {
+                    start.push(n);
+                    Stage::Starting
+                } else {
+                    Stage::Deployed
+                }
+            }
+            Some(Step::NoteRunning(at)) => {
+                actions.push(Action::NoteRunning(n, at));
+                Stage::Running
+            }
+            Some(Step::End(end)) => {
+                actions.push(Action::End(n, end));
+                Stage::Ended
+            }
+            Some(Step::GiveUp(end)) => {
+                actions.push(Action::GiveUp(n, end));
+                Stage::Ended
+            }
+            Some(Step::KeepLate(end)) => {
+                actions.push(Action::KeepLate(n, end));
+                Stage::Ended
+            }
+        };
+        after.push((stage, message));
+    }
+    if !deploy.is_empty() {
+        actions.push(Action::Deploy(deploy));
+    }
+    if !start.is_empty() {
+        actions.push(Action::Start(start));
+    }
+    if let Some((status, why)) = become_what(it, &after) {
+        actions.push(Action::Become(status, why));
+    }
+    actions
+}
+
+enum Step {
+    Deploy,
+    NoteDeployed(End),
+    Start,
+    NoteRunning(i64),
+    End(End),
+    GiveUp(End),
+    KeepLate(End),
+}
+
+/// What is to be done about one deployment.
+fn step(it: &Snapshot, seen: &Seen, stops: bool) -> Option<Step> {
+    let cancelled = || End {
+        outcome: Outcome::Cancelled,
+        message: Outcome::Cancelled.sentence().into(),
+        started_at: None,
+        ended_at: it.now,
+    };
+    match (seen.stage, &seen.told) {
+        (Stage::Waiting | Stage::Deployed, _) if stops => Some(Step::End(cancelled())),
+        (Stage::Waiting, _) => Some(Step::Deploy),
+        (Stage::Deployed, _) => (it.status == Status::Running).then_some(Step::Start),
+        (Stage::Deploying, Told::Ended(end)) if end.outcome == Outcome::Succeeded => {
+            Some(if stops { Step::End(cancelled()) } else { Step::NoteDeployed(end.clone()) })
+        }
+        (Stage::Ended, Told::Ended(end)) => seen.is_given_up.then(|| Step::KeepLate(end.clone())),
+        (Stage::Ended, _) => None,
+        (_, Told::Ended(end)) => Some(Step::End(end.clone())),
+        (Stage::Starting, Told::Working(at)) if !is_away_too_long(it, seen) => Some(Step::NoteRunning(*at)),
+        _ if is_away_too_long(it, seen) => Some(Step::GiveUp(End {
+            outcome: Outcome::TimedOut,
+            message: Outcome::TimedOut.sentence().into(),
+            started_at: None,
+            ended_at: it.now,
+        })),
+        _ => None,
+    }
+}
+
+fn is_away_too_long(it: &Snapshot, seen: &Seen) -> bool {
+    seen.away_since.is_some_and(|since| it.now - since >= seen.keep_alive)
+}
+
+/// What the experiment becomes when its deployments stand like this.
+fn become_what(it: &Snapshot, after: &[(Stage, String)]) -> Option<(Status, String)> {
+    let status = it.status;
+    let all_ended = after.iter().all(|(stage, _)| *stage == Stage::Ended);
+    let settled = after.iter().all(|(stage, _)| matches!(stage, Stage::Deployed | Stage::Ended));
+    let evidence = match status {
+        Status::Preparing if settled => Evidence::Prepared(!all_ended),
+        Status::Ready | Status::Running | Status::Cancelling if all_ended => Evidence::AllEnded,
+        Status::Ready if it.starts => Evidence::StartRequested,
+        _ => return None,
+    };
+    let why = match next(status, evidence)? {
+        Status::Failed => {
+            let first = after.iter().map(|(_, message)| message).find(|m| !m.is_empty());
+            format!("no node could be prepared: {}", first.map_or("each says why", String::as_str))
+        }
+        _ => String::new(),
+    };
+    next(status, evidence).map(|status| (status, why))
+}

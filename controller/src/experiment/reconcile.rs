@@ -1,0 +1,484 @@
+//! The loop of experiments: observe → plan → apply, one experiment a transaction.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use muster_proto::{KIND_EXPERIMENT_CLEANUP, KIND_EXPERIMENT_DEPLOYMENT, KIND_EXPERIMENT_EXECUTOR};
+use serde_json::json;
+
+use super::{
+    model::{ExperimentId, Outcome, Stage, Status},
+    node::EnvironmentType,
+    order::Definition,
+    plan::{self, Action, End, Seen, Snapshot, Told},
+    run::TaskRun,
+    service::{Experiments, keeper, key, stage_of, status_of, subject},
+    spec,
+    store::{self, DeploymentRow, ExperimentRow},
+    wire::{self, Left},
+};
+use crate::{
+    error::{Error, Result},
+    fleet::{
+        REPLICA_LIFE, agents,
+        desired::{self, Document, OnInterrupt, OnRevoke},
+        logs,
+        model::{AgentId, Mode},
+    },
+    platform::{
+        blobs::Blobs,
+        crash::CrashPoint,
+        db::{Conn, Tx, clean},
+        events::Actor,
+        lease,
+        reconcile::Reconciler,
+    },
+};
+
+/// What a deleted experiment left is kept for so long, milliseconds.
+const KEEP_DELETED: i64 = 30 * 86_400_000;
+
+/// Cleanups forgotten in one transaction.
+const FORGOTTEN: i64 = 500;
+
+/// A replica that died lets another plan after this time. Two that plan at once do no harm: each plans under a lock.
+const LEASE: Duration = Duration::from_millis(REPLICA_LIFE.unsigned_abs());
+
+/// Plans for every experiment that is not over, on the one replica that holds the lease.
+#[derive(Debug)]
+pub struct Reconcile {
+    /// The experiments.
+    pub experiments: Experiments,
+}
+
+/// What one round did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Round {
+    /// Experiments looked at.
+    pub seen: usize,
+    /// Experiments something was done about.
+    pub changed: usize,
+    /// Experiments whose plan could not be carried out, and why.
+    pub failed: Vec<(String, String)>,
+}
+
+/// A deployment with what is known beside its row.
+struct Observed {
+    row: DeploymentRow,
+    left: Option<Left>,
+}
+
+// === impl Reconcile ===
+
+impl Reconciler for Reconcile {
+    type Status = Result<Round, String>;
+    const PERIOD: Duration = Duration::from_secs(5);
+
+    async fn reconcile(&mut self) -> Self::Status {
+        self.round().await.map_err(|error| {
+            tracing::error!(%error, "experiments could not be looked after; the next round tries again");
+            error.to_string()
+        })
+    }
+}
+
+impl Reconcile {
+    async fn round(&mut self) -> Result<Round> {
+        let fleet = &self.experiments.fleet;
+        let mut round = Round::default();
+        if lease::hold(&fleet.db, "plan/experiment", &fleet.replica, LEASE).await?.is_none() {
+            return Ok(round);
+        }
+        let open = store::open_experiments(&mut *fleet.db.read().await?).await?;
+        for id in open {
+            round.seen += 1;
+            match self.look_after(&id).await {
+                Ok(changed) => round.changed += usize::from(changed),
+                Err(error) => {
+                    tracing::error!(experiment = %id, %error, "a plan could not be carried out");
+                    round.failed.push((id.0, error.to_string()));
+                }
+            }
+        }
+        self.forget_old().await?;
+        Ok(round)
+    }
+
+    async fn look_after(&self, id: &ExperimentId) -> Result<bool> {
+        let db = &self.experiments.fleet.db;
+        let mut conn = db.read().await?;
+        let now = db.clock().now();
+        let Some(row) = store::fetch_any(&mut conn, id).await? else { return Ok(false) };
+        let (snapshot, _) = observe(&mut conn, &row, now).await?;
+        drop(conn);
+        if plan::plan(&snapshot).is_empty() {
+            return Ok(false);
+        }
+        self.carry_out(id).await
+    }
+
+    /// Plans anew under the experiment's lock, so that nothing has changed between the plan and its execution.
+    async fn carry_out(&self, id: &ExperimentId) -> Result<bool> {
+        let experiments = &self.experiments;
+        experiments
+            .fleet
+            .db
+            .write(|mut tx| async move {
+                let Some(mut row) = store::lock_by_id(&mut tx, id).await? else { return tx.done(false) };
+                let now = tx.now();
+                let (snapshot, mut observed) = observe(&mut tx, &row, now).await?;
+                let actions = plan::plan(&snapshot);
+                let changed = !actions.is_empty();
+                tx.crash_points(CrashPoint::BeforePlanCommit, CrashPoint::AfterPlanCommit);
+                apply(experiments, &mut tx, &mut row, &mut observed, actions).await?;
+                tx.done(changed)
+            })
+            .await
+    }
+
+    /// Forgets what deleted experiments left once their retention is over, and what cleanups reported.
+    async fn forget_old(&self) -> Result<()> {
+        let experiments = &self.experiments;
+        let db = &experiments.fleet.db;
+        let before = db.clock().now() - KEEP_DELETED;
+        let old = store::deleted_before(&mut *db.read().await?, before).await?;
+        for id in &old {
+            db.write(|mut tx| async move {
+                if store::lock_by_id(&mut tx, id).await?.is_none() {
+                    return tx.done(());
+                }
+                for deployment in store::deployments(&mut tx, &id.0).await? {
+                    experiments.forget_deployment(&mut tx, &deployment).await?;
+                }
+                Blobs::forget(&mut tx, &keeper(&id.0)).await?;
+                store::remove_experiment(&mut tx, id).await?;
+                tx.done(())
+            })
+            .await?;
+        }
+        let cleaned = desired::ended(&mut *db.read().await?, KIND_EXPERIMENT_CLEANUP, FORGOTTEN).await?;
+        if !cleaned.is_empty() {
+            let cleaned = &cleaned;
+            db.write(|mut tx| async move {
+                for report in cleaned {
+                    desired::forget(&mut tx, &report.agent, &report.key).await?;
+                    logs::forget(&mut tx, &report.key).await?;
+                }
+                tx.done(())
+            })
+            .await?;
+        }
+        Ok(())
+    }
+}
+
+/// Everything that is known of an experiment, and its deployments' rows beside it.
+async fn observe(conn: &mut Conn, row: &ExperimentRow, now: i64) -> Result<(Snapshot, Vec<Observed>)> {
+    let rows = store::deployments(conn, &row.id).await?;
+    let mut of_kind: BTreeMap<&'static str, Vec<String>> = BTreeMap::new();
+    for row in &rows {
+        if let Some(kind) = under_way(row)? {
+            of_kind.entry(kind).or_default().push(row.id.clone());
+        }
+    }
+    let (mut reports, mut refusals, mut sent) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+    for (kind, ids) in &of_kind {
+        reports.extend(wire::by_id(desired::reports(conn, kind, ids).await?));
+        for envelope in desired::assignments_of_kind(conn, kind, ids).await? {
+            sent.insert(envelope.wanted.key.id.clone());
+            refusals.extend(envelope.refusal.map(|(_, message)| (envelope.wanted.key.id, message)));
+        }
+    }
+    let hosts: BTreeSet<_> = rows.iter().filter_map(|d| d.agent_id.clone()).collect();
+    let away = agents::away(conn, &hosts.into_iter().collect::<Vec<_>>()).await?;
+    let (mut deployments, mut observed) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
+    for row in rows {
+        let kind = under_way(&row)?;
+        let (mut told, left) = match (kind, reports.get(&row.id)) {
+            (Some(KIND_EXPERIMENT_DEPLOYMENT), Some(report)) => (wire::deployment_told(report)?, None),
+            (Some(_), Some(report)) => {
+                let (told, left) = wire::executor_told(report)?;
+                (told, Some(left))
+            }
+            _ => (Told::Nothing, None),
+        };
+        if kind.is_some() && !matches!(told, Told::Ended(_)) {
+            // Put in the transaction that began the work, its assignment goes only with its agent.
+            if !sent.contains(&row.id) {
+                told = Told::Ended(end(Outcome::Lost, Outcome::Lost.sentence(), now));
+            } else if let Some(why) = refusals.get(&row.id) {
+                let outcome =
+                    if kind == Some(KIND_EXPERIMENT_DEPLOYMENT) { Outcome::NotDeployed } else { Outcome::Failed };
+                told = Told::Ended(end(outcome, why, now));
+            }
+        }
+        if let (Told::Ended(_), Some(left)) = (&told, &left)
+            && !is_stored(conn, &row, left).await?
+        {
+            told = Told::Arriving;
+        }
+        deployments.push(Seen {
+            stage: stage_of(&row)?,
+            is_cancelled: !row.cancelled_by.is_empty(),
+            is_given_up: row.given_up == 1,
+            away_since: row.agent_id.as_ref().and_then(|id| away.get(&AgentId(id.clone())).copied()),
+            keep_alive: row.keep_alive_minutes * 60_000,
+            told,
+        });
+        observed.push(Observed { row, left });
+    }
+    Ok((Snapshot { status: status_of(row)?, starts: row.starts == 1, deployments, now }, observed))
+}
+
+/// Whether a node has stored every blob that its executor's report names.
+async fn is_stored(conn: &mut Conn, row: &DeploymentRow, left: &Left) -> Result<bool> {
+    let blobs = left.contents().into_iter().filter_map(|content| match content {
+        wire::Bytes::Blob(digest, _) => Some(digest),
+        wire::Bytes::Inline(_) => None,
+    });
+    let mut blobs = blobs.peekable();
+    if blobs.peek().is_none() {
+        return Ok(true);
+    }
+    let Some(agent) = row.agent_id.clone().map(AgentId) else { return Ok(false) };
+    let owner = desired::blob_owner(&agent, &key(KIND_EXPERIMENT_EXECUTOR, &row.id));
+    let stored = Blobs::use_of(conn, &owner).await?;
+    Ok(blobs.all(|digest| stored.contains_key(&digest)))
+}
+
+/// Kind of the work of a deployment that a node may say something of.
+fn under_way(row: &DeploymentRow) -> Result<Option<&'static str>> {
+    Ok(match stage_of(row)? {
+        Stage::Deploying => Some(KIND_EXPERIMENT_DEPLOYMENT),
+        Stage::Starting | Stage::Running => Some(KIND_EXPERIMENT_EXECUTOR),
+        // Given up while it deployed, it has no executor to be heard of.
+        Stage::Ended if row.given_up == 1 && row.deployed_at.is_some() => Some(KIND_EXPERIMENT_EXECUTOR),
+        Stage::Ended if row.given_up == 1 => Some(KIND_EXPERIMENT_DEPLOYMENT),
+        _ => None,
+    })
+}
+
+fn end(outcome: Outcome, message: &str, now: i64) -> End {
+    End { outcome, message: clean(message), started_at: None, ended_at: now }
+}
+
+/// Carries out a plan on a locked experiment.
+async fn apply(
+    experiments: &Experiments,
+    tx: &mut Tx,
+    row: &mut ExperimentRow,
+    observed: &mut [Observed],
+    actions: Vec<Action>,
+) -> Result<()> {
+    let actor = Actor::controller();
+    for action in actions {
+        match action {
+            Action::Deploy(places) => {
+                let change = actor.change("experiment.deployments_sent", subject(row));
+                let seq = tx.record(change.after(json!({"deployments": places.len()}))).await?;
+                deploy(experiments, tx, seq, observed, &places).await?;
+            }
+            Action::Start(places) => {
+                let change = actor.change("experiment.executors_sent", subject(row));
+                let seq = tx.record(change.after(json!({"executors": places.len()}))).await?;
+                start(experiments, tx, seq, observed, &places).await?;
+            }
+            Action::NoteDeployed(n, end) => {
+                let deployment = &mut observed[n].row;
+                deployment.stage = Stage::Deployed.word().into();
+                deployment.deployed_at = Some(end.ended_at);
+                store::save_deployment(tx, deployment).await?;
+                forget(tx, deployment, KIND_EXPERIMENT_DEPLOYMENT).await?;
+            }
+            Action::NoteRunning(n, at) => {
+                let deployment = &mut observed[n].row;
+                deployment.stage = Stage::Running.word().into();
+                deployment.started_at = Some(at);
+                store::save_deployment(tx, deployment).await?;
+            }
+            Action::End(n, end) => {
+                let deployment = &mut observed[n];
+                let was_sent = deployment.row.stage != Stage::Waiting.word();
+                keep_result(experiments, tx, deployment).await?;
+                let seq = note_end(tx, row, &mut deployment.row, &end, &actor).await?;
+                for kind in [KIND_EXPERIMENT_DEPLOYMENT, KIND_EXPERIMENT_EXECUTOR] {
+                    forget(tx, &deployment.row, kind).await?;
+                }
+                if was_sent {
+                    experiments.clean_up(tx, seq, &deployment.row).await?;
+                }
+            }
+            Action::GiveUp(n, end) => {
+                let deployment = &mut observed[n].row;
+                deployment.given_up = 1;
+                let seq = note_end(tx, row, deployment, &end, &actor).await?;
+                experiments.withdraw(tx, seq, deployment).await?;
+            }
+            Action::KeepLate(n, end) => {
+                let deployment = &mut observed[n];
+                deployment.row.given_up = 0;
+                keep_result(experiments, tx, deployment).await?;
+                deployment.row.result_late = i64::from(!deployment.row.result.is_empty());
+                deployment.row.started_at = deployment.row.started_at.or(end.started_at);
+                store::save_deployment(tx, &deployment.row).await?;
+                let after =
+                    json!({"executor": deployment.row.id, "node": deployment.row.node_name, "outcome": end.outcome});
+                let seq = tx.record(actor.change("experiment.executor_ended_late", subject(row)).after(after)).await?;
+                for kind in [KIND_EXPERIMENT_DEPLOYMENT, KIND_EXPERIMENT_EXECUTOR] {
+                    forget(tx, &deployment.row, kind).await?;
+                }
+                experiments.clean_up(tx, seq, &deployment.row).await?;
+            }
+            Action::Become(status, why) => {
+                if status == Status::Running {
+                    row.started_at = Some(tx.now());
+                }
+                experiments.become_(tx, row, status, why, &actor).await?;
+            }
+        }
+    }
+    store::save_experiment(tx, row).await?;
+    tx.wake("experiment");
+    Ok(())
+}
+
+/// Sends deployments. Graphs that are small travel in the document, large ones as blobs.
+async fn deploy(
+    experiments: &Experiments,
+    tx: &mut Tx,
+    seq: i64,
+    observed: &[Observed],
+    places: &[usize],
+) -> Result<()> {
+    let rows: Vec<_> = places.iter().map(|n| &observed[*n].row).collect();
+    let digests: BTreeSet<_> = rows.iter().map(|d| d.graph.clone()).filter(|d| !d.is_empty()).collect();
+    let digests: Vec<_> = digests.into_iter().collect();
+    let graphs = experiments.blobs.read_many(tx, &digests).await?;
+    for row in &rows {
+        let Some(agent) = row.agent_id.clone().map(AgentId) else { continue };
+        let (definition, architecture) = definition(row)?;
+        let graph = match graphs.get(&row.graph) {
+            Some(bytes) if bytes.len() <= wire::INLINE => Some(wire::Bytes::Inline(bytes.to_vec())),
+            Some(bytes) => Some(wire::Bytes::Blob(row.graph.clone(), bytes.len() as u64)),
+            None if row.graph.is_empty() => None,
+            None => return Err(Error::internal(anyhow::anyhow!("the graph {} is gone", row.graph))),
+        };
+        let bytes =
+            wire::deployment(&row.experiment_id, &definition, &row.environment_digest, &architecture, graph.as_ref())?;
+        let mut document = once(bytes);
+        if let Some(wire::Bytes::Blob(digest, _)) = graph {
+            document.blobs.push(digest);
+        }
+        document.store_bytes = wire::STORE_BYTES;
+        experiments.fleet.desired.put(tx, seq, &[agent], &key(KIND_EXPERIMENT_DEPLOYMENT, &row.id), &document).await?;
+    }
+    let ids: Vec<_> = rows.iter().map(|d| d.id.clone()).collect();
+    store::save_stages(tx, &ids, Stage::Deploying.word()).await
+}
+
+/// Sends executors.
+async fn start(
+    experiments: &Experiments,
+    tx: &mut Tx,
+    seq: i64,
+    observed: &[Observed],
+    places: &[usize],
+) -> Result<()> {
+    let rows: Vec<_> = places.iter().map(|n| &observed[*n].row).collect();
+    for row in &rows {
+        let Some(agent) = row.agent_id.clone().map(AgentId) else { continue };
+        let (definition, _) = definition(row)?;
+        let pipeline: Option<spec::Deployment> = match row.pipeline.as_str() {
+            "" => None,
+            text => Some(serde_json::from_str(text).map_err(Error::internal)?),
+        };
+        let bytes = wire::executor(&row.experiment_id, &definition, &row.environment_digest, pipeline.as_ref())?;
+        let mut document = once(bytes);
+        document.store_bytes = wire::STORE_BYTES;
+        experiments.fleet.desired.put(tx, seq, &[agent], &key(KIND_EXPERIMENT_EXECUTOR, &row.id), &document).await?;
+    }
+    let ids: Vec<_> = rows.iter().map(|d| d.id.clone()).collect();
+    store::save_stages(tx, &ids, Stage::Starting.word()).await
+}
+
+/// What a deployment runs in, from what its client is given back, and the node's architecture.
+fn definition(row: &DeploymentRow) -> Result<(Definition, String)> {
+    let broken = || Error::internal(anyhow::anyhow!("the stored deployment {} cannot be read", row.id));
+    let document: serde_json::Value = serde_json::from_str(&row.document).map_err(Error::internal)?;
+    let kind = document["environment_definition_type"].as_str().and_then(EnvironmentType::from_word);
+    let definition = document["environment_definition"].clone();
+    let definition = Definition::read(kind.ok_or_else(broken)?, definition).map_err(|_| broken())?;
+    let architecture = document["node"]["architecture"].as_str().ok_or_else(broken)?.to_owned();
+    Ok((definition, architecture))
+}
+
+/// Keeps what an executor left, under the experiment.
+async fn keep_result(experiments: &Experiments, tx: &mut Tx, it: &mut Observed) -> Result<()> {
+    let Some(left) = &it.left else { return Ok(()) };
+    let (mut held, mut stored) = (Vec::new(), Vec::new());
+    let mut first = None;
+    for content in left.contents() {
+        let digest = match content {
+            wire::Bytes::Inline(bytes) => {
+                held.push(experiments.blobs.hold(bytes.into()).await?);
+                held.last().map(|h| h.digest.clone())
+            }
+            wire::Bytes::Blob(digest, _) => {
+                stored.push(digest.clone());
+                Some(digest)
+            }
+        };
+        first = first.or(digest);
+    }
+    let keeper = keeper(&it.row.experiment_id);
+    Blobs::keep(tx, &held, &keeper).await?;
+    Blobs::keep_also(tx, &stored, &keeper).await?;
+    if left.results.is_some() {
+        it.row.result = first.unwrap_or_default();
+    }
+    if !left.runs.is_empty() {
+        let runs: Vec<_> = left.runs.iter().map(TaskRun::of).collect();
+        it.row.runs = serde_json::to_string(&runs).map_err(Error::internal)?;
+    }
+    Ok(())
+}
+
+async fn note_end(
+    tx: &mut Tx,
+    row: &ExperimentRow,
+    deployment: &mut DeploymentRow,
+    end: &End,
+    actor: &Actor,
+) -> Result<i64> {
+    deployment.stage = Stage::Ended.word().into();
+    deployment.outcome = end.outcome.word().into();
+    deployment.message.clone_from(&end.message);
+    deployment.started_at = deployment.started_at.or(end.started_at);
+    deployment.ended_at = Some(end.ended_at);
+    store::save_deployment(tx, deployment).await?;
+    let after = json!({
+        "executor": deployment.id, "node": deployment.node_name, "outcome": end.outcome, "message": end.message,
+    });
+    tx.record(actor.change("experiment.executor_ended", subject(row)).after(after)).await
+}
+
+async fn forget(tx: &mut Tx, row: &DeploymentRow, kind: &str) -> Result<()> {
+    let Some(agent) = row.agent_id.clone().map(AgentId) else { return Ok(()) };
+    desired::forget(tx, &agent, &key(kind, &row.id)).await
+}
+
+/// Once work that a crash ends: what an experiment does is not done twice.
+pub(super) fn once(bytes: Vec<u8>) -> Document {
+    Document {
+        mode: Mode::Once,
+        version: 1,
+        bytes,
+        on_interrupt: OnInterrupt::Report,
+        on_revoke: OnRevoke::Stop,
+        start_by: 0,
+        blobs: Vec::new(),
+        store_bytes: 0,
+    }
+}

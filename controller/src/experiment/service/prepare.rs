@@ -1,0 +1,272 @@
+//! Preparing an experiment: everything is checked and written in one transaction, and the nodes are taken with it.
+
+use std::collections::BTreeSet;
+
+use muster_pki::{hex, sha256};
+use serde_json::{Map, Value, json};
+
+use super::{Experiments, Known, Refusable, Refusal, User, keeper, nodes_of, placed, settle, subject};
+use crate::{
+    error::Error,
+    experiment::{
+        model::{FLEET, Stage, Status, check_name, uuid},
+        node::{EnvironmentType, Node, Placed},
+        order::{Deployment, Order, Work},
+        spec::Spec,
+        store::{self, DeploymentRow, ExperimentRow},
+    },
+    platform::{
+        blobs::{Blobs, Held},
+        crash::CrashPoint,
+        db::{Conn, Tx, is_duplicate},
+    },
+};
+
+impl Experiments {
+    /// Prepares an experiment; the loop carries it out. Gives whether it was made by this call: one of the same name and
+    /// content that is there already stays as it is.
+    pub async fn prepare(&self, user: &User, name: &str, order: &Order) -> Refusable<bool> {
+        check_name("name", name)?;
+        order.check(user.is_admin)?;
+        let mut held = Vec::with_capacity(order.deployments.len());
+        for deployment in &order.deployments {
+            if let Work::Graph(graph) = &deployment.work {
+                held.push(self.blobs.hold(graph.clone()).await?);
+            }
+        }
+        let (held, digest) = (&held, &order.digest());
+        let write = self.fleet.db.write(|mut tx| async move {
+            let done = match self.is_repeat(&mut tx, user, name, digest).await {
+                Ok(true) => Ok(false),
+                Ok(false) => self.insert(&mut tx, user, name, digest, order, held, false).await.map(|()| true),
+                Err(refusal) => Err(refusal),
+            };
+            settle(tx, done)
+        });
+        write.await?
+    }
+
+    /// Prepares native pipelines on nodes that are free at this moment, to be started as soon as they are ready unless
+    /// `starts` says otherwise. Gives whether it was made by this call.
+    pub async fn run(&self, user: &User, name: &str, spec: &Spec, starts: bool) -> Refusable<bool> {
+        check_name("name", name)?;
+        if let Some(mistake) = spec.mistakes().into_iter().next() {
+            return Err(Error::invalid(mistake.field, mistake.message).into());
+        }
+        let digest = &hex(&sha256(json!(spec).to_string().as_bytes()));
+        let write = self.fleet.db.write(|mut tx| async move {
+            let done = match self.is_repeat(&mut tx, user, name, digest).await {
+                Ok(true) => Ok(false),
+                Ok(false) => self.choose_and_insert(&mut tx, user, name, digest, spec, starts).await.map(|()| true),
+                Err(refusal) => Err(refusal),
+            };
+            settle(tx, done)
+        });
+        write.await?
+    }
+
+    async fn choose_and_insert(
+        &self,
+        tx: &mut Tx,
+        user: &User,
+        name: &str,
+        digest: &str,
+        spec: &Spec,
+        starts: bool,
+    ) -> Refusable<()> {
+        let nodes = self.nodes(tx, user, false).await?;
+        let deployments = choose(&nodes, spec).map_err(Refusal::Sentence)?;
+        let order = Order { deployments, context: Value::Null };
+        self.insert(tx, user, name, digest, &order, &[], starts).await
+    }
+
+    /// Whether an experiment of this name and content is there; refused when its content is another.
+    async fn is_repeat(&self, tx: &mut Tx, user: &User, name: &str, digest: &str) -> Refusable<bool> {
+        match store::lock_experiment(tx, &user.name, name).await? {
+            None => Ok(false),
+            Some(same) if same.digest == *digest => Ok(true),
+            Some(_) => Err(Refusal::OtherContent(name.into())),
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "each is a part of the one row it writes")]
+    async fn insert(
+        &self,
+        tx: &mut Tx,
+        user: &User,
+        name: &str,
+        digest: &str,
+        order: &Order,
+        held: &[Held],
+        starts: bool,
+    ) -> Refusable<()> {
+        let nodes = self.find_nodes(tx, user, order).await?;
+        let now = tx.now();
+        let experiment = uuid(muster_pki::random());
+        let mut graphs = held.iter().map(|h| h.digest.clone());
+        let deployments = rows(&experiment, order, &nodes, &mut graphs);
+        let mut row = first(experiment.clone(), user, name, digest.into(), order.context.clone(), now);
+        row.starts = i64::from(starts);
+        let taken = nodes_of(&deployments);
+        let reason = format!("the experiment {name:?}");
+        let others = store::take_locks(tx, &taken, &user.name, &reason).await?;
+        if let Some(lock) = others.first() {
+            let is_anothers =
+                |node: &(String, String)| others.iter().any(|o| (&o.connector, &o.node_name) == (&node.0, &node.1));
+            let mine: Vec<_> = taken.iter().filter(|node| !is_anothers(node)).cloned().collect();
+            store::release_locks(tx, &mine, &user.name).await?;
+            return Err(Refusal::Sentence(format!("Node {} is already locked by {}", lock.node_name, lock.owner)));
+        }
+        match store::insert_experiment(tx, &row).await {
+            Err(error) if is_duplicate(&error) => {
+                return Err(Error::Conflict(format!("an experiment named {name:?} was made at this moment")).into());
+            }
+            other => other?,
+        }
+        Blobs::keep(tx, held, &keeper(&experiment)).await?;
+        store::insert_deployments(tx, &deployments).await?;
+        let names: Vec<_> = taken.iter().map(|(_, node)| node).take(100).collect();
+        let after = json!({"name": name, "deployments": deployments.len(), "nodes": names});
+        tx.record(user.actor.change("experiment.prepare_requested", subject(&row)).after(after)).await?;
+        tx.wake("experiment");
+        tx.crash_points(CrashPoint::BeforePlanCommit, CrashPoint::AfterPlanCommit);
+        Ok(())
+    }
+
+    /// The nodes an order names, each checked against what the user may use and the node can run.
+    async fn find_nodes(&self, conn: &mut Conn, user: &User, order: &Order) -> Refusable<Known> {
+        let all = placed(conn).await?.into_iter().filter(|it| it.is_open_to(&user.tags));
+        let known: Known = all.map(|it| ((it.node.connector().to_owned(), it.node.name.clone()), it.into())).collect();
+        order
+            .deployments
+            .iter()
+            .try_for_each(|deployment| check_node(&known, deployment))
+            .map_err(Refusal::Sentence)?;
+        Ok(known)
+    }
+}
+
+/// The nodes a file's deployments run on. One that is named is taken whether it is free or not, so that its refusal says
+/// why; of labelled ones those are taken that are free and not taken by a deployment before.
+fn choose(free: &[Placed], spec: &Spec) -> std::result::Result<Vec<Deployment>, String> {
+    let mut chosen = Vec::new();
+    let mut used = BTreeSet::new();
+    for (n, deployment) in spec.deployments.iter().enumerate() {
+        let nodes = &deployment.nodes;
+        if !nodes.names.is_empty() {
+            for name in &nodes.names {
+                let found = free.iter().find(|it| it.node.name == *name).map(|it| it.node.clone());
+                let node = found.unwrap_or_else(|| Node {
+                    name: name.clone(),
+                    properties: Map::new(),
+                    additional_properties: Map::new(),
+                    architecture: "unknown".into(),
+                });
+                used.insert(name.clone());
+                chosen.push(Deployment::native(node, deployment));
+            }
+            continue;
+        }
+        let fits = |it: &&Placed| {
+            let property = |key: &String| it.node.properties.get(key).and_then(Value::as_str);
+            it.environments.contains(&EnvironmentType::ShellExecution)
+                && !used.contains(&it.node.name)
+                && nodes.labels.iter().all(|(key, value)| property(key) == Some(value))
+        };
+        let found: Vec<_> = free.iter().filter(fits).take(nodes.take.unwrap_or(usize::MAX)).collect();
+        let wanted = nodes.take.unwrap_or(1);
+        if found.len() < wanted {
+            let labels: Vec<_> = nodes.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            let labels = if labels.is_empty() { String::new() } else { format!(" with {}", labels.join(", ")) };
+            return Err(format!(
+                "deployments[{n}].nodes wants {wanted} free nodes{labels}; there are {}; see `muster experiment nodes`",
+                found.len()
+            ));
+        }
+        used.extend(found.iter().map(|it| it.node.name.clone()));
+        chosen.extend(found.into_iter().map(|it| Deployment::native(it.node.clone(), deployment)));
+    }
+    Ok(chosen)
+}
+
+fn check_node(known: &Known, deployment: &Deployment) -> std::result::Result<(), String> {
+    let (connector, name) = (deployment.node.connector(), &deployment.node.name);
+    if connector != FLEET {
+        return Err(format!("Node {name} names the connector {connector:?}, which is not there; there is {FLEET:?}"));
+    }
+    let Some(it) = known.get(&(connector.to_owned(), name.clone())) else {
+        return Err(format!("Node {name} is not there, or is not open to you; take nodes from the list of nodes"));
+    };
+    if !it.environments.contains(&deployment.environment.kind) {
+        let have: Vec<_> = it.environments.iter().map(|e| e.word()).collect();
+        let have = if have.is_empty() { "none".into() } else { have.join(", ") };
+        let kind = deployment.environment.kind.word();
+        return Err(format!("Environment {kind} is not available on node {name}; it has {have}"));
+    }
+    Ok(())
+}
+
+fn first(id: String, user: &User, name: &str, digest: String, context: Value, now: i64) -> ExperimentRow {
+    ExperimentRow {
+        id,
+        owner: user.name.clone(),
+        name: name.into(),
+        status: Status::Preparing.word().into(),
+        status_at: now,
+        why: String::new(),
+        digest,
+        context: context.to_string(),
+        created_at: now,
+        ready_at: None,
+        started_at: None,
+        ended_at: None,
+        cancelled_by: String::new(),
+        starts: 0,
+        deleted_at: None,
+        version: 1,
+    }
+}
+
+fn rows(
+    experiment: &str,
+    order: &Order,
+    known: &Known,
+    graphs: &mut impl Iterator<Item = String>,
+) -> Vec<DeploymentRow> {
+    let row = |(place, deployment): (usize, &Deployment)| {
+        let executor = uuid(muster_pki::random());
+        let (connector, node_name) = (deployment.node.connector().to_owned(), deployment.node.name.clone());
+        let placed = known.get(&(connector.clone(), node_name.clone()));
+        let architecture = placed.map_or(deployment.node.architecture.as_str(), |it| it.node.architecture.as_str());
+        let (graph, pipeline) = match &deployment.work {
+            Work::Graph(_) => (graphs.next().unwrap_or_default(), String::new()),
+            Work::Pipeline(pipeline) => (String::new(), json!(pipeline).to_string()),
+        };
+        DeploymentRow {
+            document: Value::Object(deployment.stored(experiment, &executor)).to_string(),
+            environment_digest: hex(&deployment.environment.digest(architecture, pipeline.is_empty())),
+            id: executor,
+            experiment_id: experiment.into(),
+            place: place as i64,
+            agent_id: placed.map(|it| it.agent.0.clone()),
+            connector,
+            node_name,
+            graph,
+            pipeline,
+            keep_alive_minutes: deployment.keep_alive_minutes,
+            cleanup: i64::from(deployment.cleanup),
+            stage: Stage::Waiting.word().into(),
+            outcome: String::new(),
+            message: String::new(),
+            cancelled_by: String::new(),
+            given_up: 0,
+            deployed_at: None,
+            started_at: None,
+            ended_at: None,
+            result: String::new(),
+            result_late: 0,
+            runs: String::new(),
+        }
+    };
+    order.deployments.iter().enumerate().map(row).collect()
+}

@@ -1,0 +1,8 @@
+mod model;
+mod order;
+mod pickle;
+mod plan;
+mod replay;
+mod rig;
+mod service;
+mod spec;

@@ -1,0 +1,303 @@
+//! Experiments to and from the wire.
+
+use std::collections::BTreeMap;
+
+use muster_pki::hex;
+use muster_proto::experiment as proto;
+use prost::Message;
+
+use super::{
+    model::Outcome,
+    node::EnvironmentType,
+    order::{Definition, OWN_VARIABLES},
+    plan::{End, Told},
+    spec,
+};
+use crate::{
+    error::{Error, Result},
+    fleet::{desired::Report, model::Phase},
+    platform::db::clean,
+};
+
+/// Content up to this size lies in its message, bytes; more travels as a blob.
+pub const INLINE: usize = 64 * 1024;
+
+/// Making an environment takes at most this long, seconds.
+const ENVIRONMENT_SECONDS: u32 = 3600;
+
+/// What an executor and its environment may send home as blobs, bytes each.
+pub const STORE_BYTES: i64 = 1 << 30;
+
+/// Bytes by their digest, or in the message where that is possible.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Bytes {
+    /// In the message.
+    Inline(Vec<u8>),
+    /// By SHA-256, hexadecimal, and size.
+    Blob(String, u64),
+}
+
+/// What an executor left.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Left {
+    /// What the Python executor posted last.
+    pub results: Option<Bytes>,
+    /// The runs of a native pipeline's tasks.
+    pub runs: Vec<proto::TaskRun>,
+}
+
+// === impl Bytes ===
+
+impl Bytes {
+    /// Bytes as they travel.
+    pub fn content(&self) -> Result<proto::Content> {
+        Ok(match self {
+            Self::Inline(bytes) => {
+                proto::Content { inline: bytes.clone().into(), blob: bytes::Bytes::new(), size: bytes.len() as u64 }
+            }
+            Self::Blob(digest, size) => {
+                proto::Content { inline: bytes::Bytes::new(), blob: unhex(digest)?.into(), size: *size }
+            }
+        })
+    }
+
+    /// Bytes as they came.
+    pub fn of(content: proto::Content) -> Self {
+        if content.blob.is_empty() {
+            Self::Inline(content.inline.to_vec())
+        } else {
+            Self::Blob(hex(&content.blob), content.size)
+        }
+    }
+}
+
+// === impl Left ===
+
+impl Left {
+    /// Everything it names, in the message or as blobs.
+    pub fn contents(&self) -> Vec<Bytes> {
+        let artifacts = self.runs.iter().flat_map(|run| &run.artifacts);
+        let artifacts = artifacts.filter_map(|artifact| artifact.content.clone()).map(Bytes::of);
+        self.results.iter().cloned().chain(artifacts).collect()
+    }
+}
+
+/// The document that prepares a node.
+pub fn deployment(
+    experiment: &str,
+    definition: &Definition,
+    digest: &str,
+    architecture: &str,
+    graph: Option<&Bytes>,
+) -> Result<Vec<u8>> {
+    let kind = match definition.kind {
+        EnvironmentType::ShellExecution => proto::environment::Kind::Shell(proto::Shell {
+            commands: definition.commands.clone(),
+            python: graph.is_some(),
+            cloudpickle_version: definition.cloudpickle_version.clone().unwrap_or_default(),
+        }),
+        EnvironmentType::DockerImage => proto::environment::Kind::Image(proto::Image {
+            name: image_name(definition, digest),
+            source: Some(match &definition.image {
+                Some(_) => proto::image::Source::Pull(proto::Pull {}),
+                None => proto::image::Source::Containerfile(containerfile(definition)),
+            }),
+            platform: architecture.into(),
+            save: false,
+        }),
+    };
+    let environment = proto::Environment {
+        digest: unhex(digest)?.into(),
+        limit_seconds: ENVIRONMENT_SECONDS,
+        limit_bytes: 0,
+        kind: Some(kind),
+    };
+    let graph = graph.map(Bytes::content).transpose()?;
+    let document = proto::Deployment { experiment_id: experiment.into(), environment: Some(environment), graph };
+    Ok(document.encode_to_vec())
+}
+
+/// The document that runs what was prepared.
+pub fn executor(
+    experiment: &str,
+    definition: &Definition,
+    digest: &str,
+    native: Option<&spec::Deployment>,
+) -> Result<Vec<u8>> {
+    let runtime = &definition.runtime;
+    let variable = |(name, value): (&String, &String)| proto::Variable { name: name.clone(), value: value.clone() };
+    let variables = runtime.environment_variables.iter().filter(|(name, _)| !OWN_VARIABLES.contains(&name.as_str()));
+    let is_image = definition.kind == EnvironmentType::DockerImage;
+    let port = |value: &serde_json::Value| {
+        value.as_u64().and_then(|n| u32::try_from(n).ok()).or_else(|| value.as_str()?.trim().parse().ok())
+    };
+    let ports = runtime.ports_mapping.iter();
+    let container = proto::Container {
+        ports: ports.filter_map(|(from, to)| Some((from.trim().parse().ok()?, port(to)?))).collect(),
+        additional_arguments: runtime.additional_arguments.clone(),
+        network: runtime.network.clone().unwrap_or_default(),
+    };
+    let document = proto::Executor {
+        experiment_id: experiment.into(),
+        environment: unhex(digest)?.into(),
+        variables: variables.map(variable).collect(),
+        work: Some(match native {
+            Some(native) => proto::executor::Work::Pipeline(pipeline(native)),
+            None => proto::executor::Work::Python(proto::Python { heartbeat_seconds: 30 }),
+        }),
+        image: if is_image { image_name(definition, digest) } else { String::new() },
+        container: is_image.then_some(container),
+        memory_bytes: 0,
+        file_bytes: 0,
+        limit_seconds: 0,
+        lease_seconds: 0,
+    };
+    Ok(document.encode_to_vec())
+}
+
+/// A native pipeline as it travels.
+fn pipeline(native: &spec::Deployment) -> proto::Pipeline {
+    let variable = |(name, value): (&String, &String)| proto::Variable { name: name.clone(), value: value.clone() };
+    let need = |need: &spec::Need| proto::Need {
+        task: need.task().into(),
+        on: match need.on() {
+            spec::On::Success => proto::On::Success.into(),
+            spec::On::Failure => proto::On::Failure.into(),
+            spec::On::Any => proto::On::Any.into(),
+        },
+    };
+    let input = |it: &spec::Input| proto::Input { task: it.task.clone(), path: it.path.clone(), to: it.to().into() };
+    let repeat = |it: &spec::Repeat| proto::Repeat { from: it.from.clone(), times: it.times };
+    let task = |task: &spec::Task| proto::Task {
+        name: task.name.clone(),
+        command: task.command.clone(),
+        script: task.script.clone(),
+        variables: task.variables.iter().map(variable).collect(),
+        needs: task.needs.iter().map(need).collect(),
+        inputs: task.inputs.iter().map(input).collect(),
+        outputs: task.outputs.clone(),
+        retries: task.retries,
+        retry_delay_ms: task.retry_delay_ms,
+        limit_seconds: task.limit_seconds,
+        repeat: task.repeat.as_ref().map(repeat),
+    };
+    proto::Pipeline {
+        tasks: native.tasks.iter().map(task).collect(),
+        early_stopping: native.early_stopping,
+        parallel: native.parallel,
+    }
+}
+
+/// The document that removes what an executor left.
+pub fn cleanup(experiment: &str) -> Vec<u8> {
+    proto::Cleanup { experiment_id: experiment.into(), folder: true, environments: Vec::new() }.encode_to_vec()
+}
+
+/// What a node said of a deployment.
+pub fn deployment_told(report: &Report) -> Result<Told> {
+    if !report.outcome {
+        return Ok(if report.phase == Phase::Working { Told::Working(report.at) } else { Told::Nothing });
+    }
+    let result = proto::DeploymentResult::decode(report.result.as_slice()).map_err(Error::internal)?;
+    let succeeded = report.phase == Phase::Succeeded;
+    let outcome = if succeeded { Outcome::Succeeded } else { Outcome::of_deployment(report.phase) };
+    let message = if succeeded { String::new() } else { message(outcome, &result.message, report) };
+    let started_at = (result.started_ms > 0).then_some(result.started_ms);
+    Ok(Told::Ended(End { outcome, message, started_at, ended_at: report.at }))
+}
+
+/// What a node said of an executor, and what that left.
+pub fn executor_told(report: &Report) -> Result<(Told, Left)> {
+    let result = proto::ExecutorResult::decode(report.result.as_slice()).map_err(Error::internal)?;
+    let started_at = (result.started_ms > 0).then_some(result.started_ms);
+    let left = Left { results: result.results.map(Bytes::of), runs: result.runs };
+    if !report.outcome {
+        let working = report.phase == Phase::Working;
+        return Ok((if working { Told::Working(started_at.unwrap_or(report.at)) } else { Told::Nothing }, left));
+    }
+    let outcome = Outcome::of_executor(report.phase, result.timed_out || result.lease_ended);
+    let succeeded = outcome == Outcome::Succeeded;
+    let message = if succeeded { String::new() } else { message(outcome, &result.message, report) };
+    let ended_at = if result.ended_ms > 0 { result.ended_ms } else { report.at };
+    Ok((Told::Ended(End { outcome, message, started_at, ended_at }), left))
+}
+
+/// Why it ended as it did: the node's words, else ours.
+fn message(outcome: Outcome, said: &str, report: &Report) -> String {
+    let conditions = report.conditions.iter().map(|c| c.message.as_str());
+    let found = std::iter::once(said).chain(conditions).find(|text| !text.trim().is_empty());
+    match (outcome, found) {
+        (Outcome::Failed | Outcome::NotDeployed, Some(text)) => clean(text),
+        (_, Some(text)) if text != outcome.sentence() => clean(&format!("{}: {text}", outcome.sentence())),
+        _ => outcome.sentence().into(),
+    }
+}
+
+fn image_name(definition: &Definition, digest: &str) -> String {
+    definition.image.clone().unwrap_or_else(|| format!("localhost/muster/environment:{}", &digest[..24]))
+}
+
+/// The file an image is built from: the base, what the executor needs, then the commands. The graph is no part of it.
+fn containerfile(definition: &Definition) -> String {
+    let python = definition.python_version.as_deref().unwrap_or("3.11");
+    let minor: Vec<_> = python.splitn(3, '.').take(2).collect();
+    let mut lines = vec![
+        format!("FROM docker.io/library/python:{}-slim", minor.join(".")),
+        "ENV DEBIAN_FRONTEND=noninteractive".into(),
+        "RUN apt-get update && apt-get install -y --no-install-recommends iproute2 iputils-ping net-tools sudo procps"
+            .into(),
+        "RUN pip install netunicorn-executor netunicorn-library".into(),
+    ];
+    lines
+        .extend(definition.cloudpickle_version.iter().map(|version| format!("RUN pip install cloudpickle=={version}")));
+    // As a list of arguments: a command may hold line breaks.
+    let command = |command: &String| {
+        let command = command.strip_prefix("sudo ").unwrap_or(command);
+        format!("RUN {}", serde_json::json!(["/bin/sh", "-c", command]))
+    };
+    lines.extend(definition.commands.iter().map(command));
+    lines.push("CMD [\"python3\", \"-m\", \"netunicorn.executor\"]".into());
+    lines.join("\n") + "\n"
+}
+
+/// Bytes from hexadecimal text.
+pub fn unhex(text: &str) -> Result<Vec<u8>> {
+    let digit = |b: u8| char::from(b).to_digit(16).and_then(|d| u8::try_from(d).ok());
+    let pairs = text.as_bytes().chunks(2).map(|pair| match pair {
+        [a, b] => Some(digit(*a)? << 4 | digit(*b)?),
+        _ => None,
+    });
+    let bytes: Option<Vec<u8>> = pairs.collect();
+    bytes.ok_or_else(|| Error::internal(anyhow::anyhow!("a stored digest is {text:?}")))
+}
+
+/// A question about a flag as it came.
+pub fn flag_ask(body: &[u8]) -> Result<proto::FlagAsk, prost::DecodeError> {
+    proto::FlagAsk::decode(body)
+}
+
+/// The answer to it.
+pub fn flag_answer(values: Option<&super::model::FlagValues>) -> Vec<u8> {
+    let values_or = values.cloned().unwrap_or_default();
+    proto::FlagAnswer { unset: values.is_none(), text_value: values_or.text_value, int_value: values_or.int_value }
+        .encode_to_vec()
+}
+
+/// Everything by the place it had, for maps that keep no order.
+pub fn by_id(reports: Vec<Report>) -> BTreeMap<String, Report> {
+    reports.into_iter().map(|report| (report.key.id.clone(), report)).collect()
+}
+
+/// How far a deployment under way came, in a word.
+pub fn deployment_step(report: &Report) -> Result<String> {
+    use proto::deployment_result::Step;
+    let result = proto::DeploymentResult::decode(report.result.as_slice()).map_err(Error::internal)?;
+    let word = match result.step() {
+        Step::Unspecified => "sent",
+        Step::Waiting => "waiting",
+        Step::Fetching => "fetching",
+        Step::Building => "building",
+        Step::Ready => "ready",
+    };
+    Ok(word.into())
+}
