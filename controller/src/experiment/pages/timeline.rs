@@ -81,6 +81,7 @@ pub fn draw(experiment: &ExperimentView, nodes: &[DeploymentView], now: i64) -> 
         let (x, right) = (at(from), at(to));
         Bar {
             x,
+            y: 0.0,
             width: (right - x).max(2.0),
             tone: tone.word(),
             title: format!("{title} {}", duration((to - from).max(0))),
