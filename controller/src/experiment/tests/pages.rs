@@ -94,7 +94,7 @@ fn tasks_at_the_same_time_lie_one_below_the_other_in_the_timeline() {
     assert_eq!((a.y, c.y), (bars[0].y, bars[0].y));
     assert!(b.y > a.y, "{bars:?}");
     assert!(bars.iter().all(|bar| bar.x + bar.width <= 1000.1), "{bars:?}");
-    assert_eq!(drawn.ticks.last().map(|t| t.label.as_str()), Some("10 s"));
+    assert_eq!(drawn.ticks.last().map(|t| t.label.as_str()), Some("10.0 s"));
 }
 
 #[test]
