@@ -22,9 +22,9 @@ const AGENT: &str = env!("CARGO_BIN_EXE_muster-agent");
 
 async fn kernel(dir: &Path) -> Arc<Kernel> {
     let host = Arc::new(Machine::new(Some(AGENT.into())));
-    let ledger = Ledger::open(dir, host.now_ms()).unwrap().ledger;
-    let spool = Arc::new(Spool::open(dir, 1 << 20, &[], []).unwrap());
-    let blobs = Arc::new(Blobs::open(dir, 1 << 20).unwrap());
+    let ledger = Ledger::open(dir, host.now_ms()).expect("a ledger").ledger;
+    let spool = Arc::new(Spool::open(dir, 1 << 20, &[], []).expect("a spool"));
+    let blobs = Arc::new(Blobs::open(dir, 1 << 20).expect("blobs"));
     let mut settings = Config::for_state_dir(dir).experiment;
     settings.python = Default::default();
     let drivers = experiment::drivers(&settings, host.clone(), spool.clone(), blobs.clone(), dir).await;
@@ -42,7 +42,7 @@ fn put(kernel: &Kernel, kind: &str, document: &impl Message) {
         document,
         ..Assignment::default()
     };
-    intake::take(kernel, vec![assignment]).unwrap();
+    intake::take(kernel, vec![assignment]).expect("it is taken");
 }
 
 /// The outcome of what was put, with the questions that were asked before it.
@@ -52,7 +52,7 @@ async fn outcome(kernel: &Kernel, asked: &mut Vec<proto::FlagAsk>) -> Report {
             match kernel.spool.next(0) {
                 Some(Frame::Report(report)) if report.outcome => return report,
                 Some(Frame::Ask(question)) => {
-                    asked.push(proto::FlagAsk::decode(question.body.clone()).unwrap());
+                    asked.push(proto::FlagAsk::decode(question.body.clone()).expect("a question"));
                     let answer = proto::FlagAnswer { unset: false, text_value: Some("on".into()), int_value: 1 };
                     kernel.spool.answered(&question.ask_id, Answer::Ok(answer.encode_to_vec().into()));
                 }
