@@ -85,6 +85,15 @@ impl Client {
         text.map_err(|e| Failure::new(Failure::UNREACHABLE, format!("the answer broke off: {e}")))
     }
 
+    /// Reads something into a file; gives its bytes.
+    pub fn download(&self, path: &str, file: &std::path::Path) -> Result<u64> {
+        let answer = self.send(Method::GET, path, None::<&()>, None)?;
+        let mut to = std::fs::File::create(file)
+            .map_err(|e| Failure::failed(format!("{} cannot be written: {e}", file.display())))?;
+        let copied = std::io::copy(&mut answer.into_body().into_reader(), &mut to);
+        copied.map_err(|e| Failure::new(Failure::UNREACHABLE, format!("{} is not whole: {e}", file.display())))
+    }
+
     /// Reads a list whole, page by page where it comes in pages.
     pub fn all(&self, path: &str) -> Result<Vec<Value>> {
         let mut items = Vec::new();

@@ -7,7 +7,9 @@ mod client;
 mod context;
 mod dev;
 mod event;
+mod experiment;
 mod fleet;
+mod logs;
 mod network;
 mod output;
 mod people;
@@ -108,6 +110,8 @@ enum Command {
     Agent(fleet::Agent),
     /// Look after stagings: preview deployments on staging hosts
     Staging(staging::Args),
+    /// Run experiments: pipelines of tasks on pools of nodes
+    Experiment(experiment::Args),
     /// Look after backbones, and the application networks on them
     Network(network::Args),
     /// Read the history: who changed what, and when
@@ -241,6 +245,7 @@ fn run(cli: Cli) -> Result {
         Command::Invitation(command) => command.run(&global),
         Command::Agent(command) => command.run(&global),
         Command::Staging(args) => args.run(&global),
+        Command::Experiment(args) => args.run(&global),
         Command::Network(args) => args.run(&global),
         Command::Event(command) => command.run(&global),
         Command::Token(command) => command.run(&global),

@@ -18,10 +18,11 @@ use super::{
     client::{Client, encoded, query},
     context,
     fleet::agent_id,
+    logs,
     output::{self, Progress, facts, green, red, when},
 };
 use crate::{
-    fleet::{logs::Piece, model::AgentId},
+    fleet::model::AgentId,
     staging::{
         api::{Accepted, CreateStaging, MoveStaging, OperationView, StagingView, UpdateStaging},
         model::{Level, MaskedSettings, Outcome, Override, OverrideKey, Status, Verb},
@@ -259,7 +260,7 @@ impl Command {
                 Ok(())
             }
             Self::Operations(name) => operations(global, &client, name),
-            Self::Logs { of, follow, stream } => logs(&client, of, *follow, stream.as_deref()),
+            Self::Logs { of, follow, stream } => print_log(&client, of, *follow, stream.as_deref()),
             Self::Projects => {
                 let items = client.all("/api/v1/staging/projects")?;
                 let columns = [
@@ -369,7 +370,7 @@ fn operate(global: &Global, client: &Client, name: &Name, verb: &str, wait: &Wai
     wait.follow(global, client, name, &accepted)
 }
 
-fn logs(client: &Client, of: &str, follow: bool, stream: Option<&str>) -> Result {
+fn print_log(client: &Client, of: &str, follow: bool, stream: Option<&str>) -> Result {
     let id = match of.split_once('/') {
         None => of.to_owned(),
         Some((project, name)) => {
@@ -381,45 +382,12 @@ fn logs(client: &Client, of: &str, follow: bool, stream: Option<&str>) -> Result
         }
     };
     let path = format!("/api/v1/staging/operations/{}/log", encoded(&id));
-    let wanted = |piece: &Piece| stream.is_none_or(|s| s == piece.stream);
     if !follow {
-        return client.pages(
-            &format!("{path}?{}", query(&[("stream", stream.unwrap_or_default().to_owned())])),
-            |page| {
-                page.into_iter().try_for_each(|piece| {
-                    let piece = serde_json::from_value(piece).map_err(|e| Failure::failed(e.to_string()))?;
-                    print_piece(&piece)
-                })
-            },
-        );
+        return logs::whole(client, &path, stream);
     }
-    let ended = client.follow(&format!("{path}/stream"), |message| match message.event.as_str() {
-        "piece" => {
-            let piece: Piece = serde_json::from_str(&message.data).map_err(|e| Failure::failed(e.to_string()))?;
-            if wanted(&piece) {
-                print_piece(&piece)?;
-            }
-            Ok(None)
-        }
-        "end" => {
-            serde_json::from_str::<OperationView>(&message.data).map(Some).map_err(|e| Failure::failed(e.to_string()))
-        }
-        _ => Ok(None),
-    })?;
-    match ended {
-        Some(operation) => conclude(&operation),
-        None => Err(Failure::new(Failure::UNREACHABLE, "the stream broke off before the operation ended")),
-    }
-}
-
-/// Output goes where it went on the host.
-fn print_piece(piece: &Piece) -> Result {
-    match &piece.text {
-        Some(text) if piece.stream == "stderr" => eprint!("{text}"),
-        Some(text) => output::print(text)?,
-        None => eprintln!("[{} bytes of {} were dropped]", piece.ends - piece.begins, piece.stream),
-    }
-    Ok(())
+    let ended = logs::follow(client, &format!("{path}/stream"), stream)?;
+    let operation: OperationView = serde_json::from_value(ended).map_err(|e| Failure::failed(e.to_string()))?;
+    conclude(&operation)
 }
 
 // === impl Set ===

@@ -52,6 +52,7 @@ fn each_mistake_is_told_with_its_field_and_what_would_be_right() {
         ("deployments[0].tasks[1].needs[0]: there is no task \"Ping\"; did you mean \"ping\"?", |f| {
             task(f, 1)["needs"] = json!(["Ping"]);
             task(f, 1)["inputs"] = json!([]);
+            task(f, 2)["repeat"] = json!(null);
         }),
         ("deployments[0].tasks[1].needs[1]: it stands there already", |f| {
             task(f, 1)["needs"] = json!(["ping", "ping"])
