@@ -6,7 +6,8 @@
 //! - [`driver`] judges what arrives and runs any driver by one loop; [`settings`], [`network`] and [`staging`] are drivers.
 //! - [`experiment`] is one more: executors of experiments.
 //! - [`host`] is the only door to the machine, [`crash`] the list of places at which tests cut the power.
-//! - [`app`] puts one agent together; [`config`] is its owner's word, [`status`], [`doctor`] and [`console`] are for people.
+//! - [`app`] puts one agent together; [`config`] is its owner's word, [`status`], [`doctor`] and [`console`] are for people,
+//!   [`flag`] for tasks.
 //!
 //! Imports point one way: `host`, `ledger` ← `spool`, `blobs` ← `driver` ← domains ← `app`. Generated types of the wire appear
 //! in `link`, `identity`, `settings` and each domain's `wire` alone.
@@ -21,6 +22,7 @@ pub mod doctor;
 pub mod driver;
 mod durable;
 pub mod experiment;
+pub mod flag;
 pub mod host;
 pub mod identity;
 pub mod ledger;

@@ -15,6 +15,7 @@ use muster_agent::{
     config::{self, Loaded},
     console,
     doctor::{self, Grade},
+    flag,
     host::{Host, Machine, limited},
     identity::{self, Identity},
     ledger::{self, Ledger},
@@ -73,6 +74,8 @@ enum Verb {
     Console,
     /// Examine what may keep this host from home; exits with 1 when something does
     Doctor,
+    /// Look at and change the flags of an experiment, from within a task of it
+    Flag(flag::Flags),
     /// Look at the configuration
     #[command(subcommand)]
     Config(Look),
@@ -104,7 +107,12 @@ fn main() -> ExitCode {
         eprintln!("muster-agent exec-limited: {error}");
         return ExitCode::from(127);
     }
-    match act(cli) {
+    let done = match cli.verb {
+        // A task has nothing to do with the agent's own settings.
+        Verb::Flag(flags) => flag::run(flags),
+        verb => act(Cli { verb, ..cli }),
+    };
+    match done {
         Ok(code) => code,
         Err(e) => {
             eprintln!("muster-agent: {e:#}");
@@ -150,7 +158,7 @@ fn act(cli: Cli) -> anyhow::Result<ExitCode> {
             }
             Ok(ExitCode::SUCCESS)
         }
-        Verb::ExecLimited(_) => unreachable!("becomes another program before anything is set up"),
+        Verb::ExecLimited(_) | Verb::Flag(_) => unreachable!("taken before anything is set up"),
     }
 }
 

@@ -22,7 +22,9 @@ use crate::world::PATIENCE;
 pub struct Cable {
     /// What agents dial.
     pub near: SocketAddr,
-    state: Arc<watch::Sender<CableState>>,
+    breaks: Arc<watch::Sender<Breaks>>,
+    /// Lets none through.
+    is_down: Arc<watch::Sender<bool>>,
     far: Arc<Mutex<SocketAddr>>,
     load: Arc<Load>,
 }
@@ -39,13 +41,13 @@ struct Load {
     pace: AtomicU64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum CableState {
-    Whole,
-    /// Nothing passes, and nobody is told.
-    Frozen,
-    /// Connections break and none comes through.
-    Cut,
+/// How often connections were broken: a cable may be whole again before one of them sees it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Breaks {
+    /// Both ends were told.
+    cuts: u64,
+    /// Nobody was.
+    freezes: u64,
 }
 
 // === impl Cable ===
@@ -55,7 +57,7 @@ impl Cable {
     pub async fn lay(far: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let near = listener.local_addr().expect("an address");
-        let (state, _) = watch::channel(CableState::Whole);
+        let (breaks, is_down) = (Arc::new(watch::channel(Breaks::default()).0), Arc::new(watch::channel(false).0));
         let load = Load {
             carried: AtomicU64::new(0),
             limit: AtomicU64::new(u64::MAX),
@@ -63,7 +65,7 @@ impl Cable {
             held: watch::channel(false).0,
             pace: AtomicU64::new(0),
         };
-        let cable = Self { near, state: Arc::new(state), far: Arc::new(Mutex::new(far)), load: load.into() };
+        let cable = Self { near, breaks, is_down, far: Arc::new(Mutex::new(far)), load: load.into() };
         let carrying = cable.clone();
         tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
@@ -75,13 +77,13 @@ impl Cable {
 
     /// Breaks every connection and lets none through.
     pub fn cut(&self) {
-        self.state.send_replace(CableState::Cut);
+        self.is_down.send_replace(true);
+        self.breaks.send_modify(|breaks| breaks.cuts += 1);
     }
 
     /// Lets nothing through on the connections there are, and tells nobody; new ones pass.
     pub fn freeze(&self) {
-        self.state.send_replace(CableState::Frozen);
-        self.state.send_replace(CableState::Whole);
+        self.breaks.send_modify(|breaks| breaks.freezes += 1);
     }
 
     /// Bytes carried so far, both ways.
@@ -108,7 +110,7 @@ impl Cable {
 
     /// Waits until it has cut itself.
     pub async fn is_cut(&self) {
-        self.state.subscribe().wait_for(|state| *state == CableState::Cut).await.expect("the cable is there");
+        self.is_down.subscribe().wait_for(|down| *down).await.expect("the cable is there");
     }
 
     /// Carries on.
@@ -123,7 +125,7 @@ impl Cable {
 
     /// Lets new connections through again.
     pub fn mend(&self) {
-        self.state.send_replace(CableState::Whole);
+        self.is_down.send_replace(false);
     }
 
     async fn pump(&self, mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> std::io::Result<()> {
@@ -151,8 +153,9 @@ impl Cable {
     }
 
     async fn carry(self, mut near: TcpStream) {
-        let mut state = self.state.subscribe();
-        if *state.borrow_and_update() == CableState::Cut {
+        let mut breaks = self.breaks.subscribe();
+        let before = *breaks.borrow_and_update();
+        if *self.is_down.borrow() {
             return;
         }
         let far = *self.far.lock().expect("not poisoned");
@@ -160,11 +163,10 @@ impl Cable {
         let ((near_read, near_write), (far_read, far_write)) = (near.split(), far.split());
         tokio::select! {
             _ = async { tokio::try_join!(self.pump(near_read, far_write), self.pump(far_read, near_write)) } => {}
-            changed = state.changed() => {
-                // What was frozen stays frozen: both ends are held open, and nothing is read from either.
-                if changed.is_ok() && *state.borrow() != CableState::Cut {
-                    tokio::time::sleep(10 * PATIENCE).await;
-                }
+            _ = breaks.changed() => {
+                // What was frozen stays so until it is cut: both ends are held open, and nothing is read from either.
+                let cut = breaks.wait_for(|breaks| breaks.cuts > before.cuts);
+                let _ = tokio::time::timeout(10 * PATIENCE, cut).await;
             }
         }
     }

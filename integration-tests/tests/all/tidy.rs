@@ -23,7 +23,7 @@ const CONTROLLER: &[&[&str]] = &[
 
 /// The agent's modules, lowest first.
 const AGENT: &[&[&str]] = &[
-    &["crash", "dial", "durable"],
+    &["crash", "dial", "durable", "flag"],
     &["ledger"],
     &["host"],
     &["identity", "spool", "blobs"],
