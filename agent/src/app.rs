@@ -18,12 +18,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::experiment;
 use crate::{
     blobs::Blobs,
     config::Config,
     console::{self, Console},
     driver::{Driver, Kernel, work},
-    durable, experiment,
+    durable,
     host::Host,
     identity::Keeper,
     ledger::Ledger,
@@ -135,12 +136,14 @@ async fn kernel(
     let spool = Arc::new(spool);
     let blobs = Blobs::open(&state_dir, config.blobs_bytes)
         .with_context(|| format!("the blobs in {} cannot be used", state_dir.display()))?;
+    let blobs = Arc::new(blobs);
     let settings = Settings { keeper: keeper.clone(), sample_seconds: sample_seconds.clone() };
     let mut drivers: Vec<Arc<dyn Driver>> = vec![Arc::new(settings)];
     drivers.extend(network::drivers(&config.network, host.clone(), spool.clone(), &state_dir));
-    drivers.extend(experiment::drivers(&config.experiment, host.clone(), spool.clone(), &state_dir).await);
+    let experiment = experiment::drivers(&config.experiment, host.clone(), spool.clone(), blobs.clone(), &state_dir);
+    drivers.extend(experiment.await);
     drivers.extend(staging::drivers(&config.staging, host.clone(), state_dir.clone()));
-    Ok(Kernel::new(ledger, spool, blobs.into(), host, drivers, config.accept.kinds.clone(), state_dir))
+    Ok(Kernel::new(ledger, spool, blobs, host, drivers, config.accept.kinds.clone(), state_dir))
 }
 
 fn lock(config: &Config) -> anyhow::Result<std::fs::File> {

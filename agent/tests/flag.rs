@@ -13,27 +13,27 @@ const AGENT: &str = env!("CARGO_BIN_EXE_muster-agent");
 
 /// Answers requests one after another, in turn as given, and tells what was asked.
 fn relay(answers: &[(u16, &str)]) -> (String, Receiver<String>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}/secret", listener.local_addr().unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}/secret", listener.local_addr().expect("it is bound"));
     let answers: Vec<_> = answers.iter().map(|(status, body)| (*status, (*body).to_owned())).collect();
     let (tell, told) = channel();
     thread::spawn(move || {
         for (status, body) in answers {
-            let mut stream = BufReader::new(listener.accept().unwrap().0);
+            let mut stream = BufReader::new(listener.accept().expect("a request").0);
             let (mut first, mut headers, mut line) = (String::new(), BTreeMap::new(), String::new());
-            stream.read_line(&mut first).unwrap();
-            while stream.read_line(&mut line).unwrap() > 2 {
-                let (name, value) = line.trim().split_once(": ").unwrap();
+            stream.read_line(&mut first).expect("a first line");
+            while stream.read_line(&mut line).expect("a header") > 2 {
+                let (name, value) = line.trim().split_once(": ").expect("a header");
                 headers.insert(name.to_lowercase(), value.to_owned());
                 line.clear();
             }
-            let length = headers.get("content-length").map_or(0, |value| value.parse().unwrap());
+            let length = headers.get("content-length").map_or(0, |value| value.parse().expect("a length"));
             let mut sent = vec![0; length];
-            stream.read_exact(&mut sent).unwrap();
+            stream.read_exact(&mut sent).expect("a body");
             let head = format!("HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
-            stream.get_mut().write_all(format!("{head}{body}").as_bytes()).unwrap();
+            stream.get_mut().write_all(format!("{head}{body}").as_bytes()).expect("the task listens");
             let path = first.split(' ').take(2).collect::<Vec<_>>().join(" ");
-            tell.send(format!("{path} {}", String::from_utf8(sent).unwrap())).unwrap();
+            tell.send(format!("{path} {}", String::from_utf8_lossy(&sent))).expect("the test listens");
         }
     });
     (url, told)
@@ -45,8 +45,8 @@ fn flag(url: &str, args: &[&str]) -> (Option<i32>, String, String) {
     if !url.is_empty() {
         command.env("MUSTER_RELAY", url).env("MUSTER_EXPERIMENT", "e 1");
     }
-    let Output { status, stdout, stderr } = command.output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
+    let Output { status, stdout, stderr } = command.output().expect("it runs");
+    let text = |bytes| String::from_utf8(bytes).expect("text");
     (status.code(), text(stdout), text(stderr))
 }
 

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    artifact,
+    artifact, content,
     executor::Place,
     ground,
     image::{self, Start},
@@ -251,9 +251,9 @@ async fn keep(place: &Place<'_>, task: &Task, folder: &Path, strictly: bool) -> 
     let found = tokio::task::spawn_blocking(move || artifact::find(&from, &patterns, strictly)).await;
     let mut kept = Vec::new();
     for (name, file) in found.map_err(|e| e.to_string())?? {
-        let bytes = tokio::fs::read(&file).await.map_err(|e| format!("the output {name} cannot be read: {e}"))?;
-        let inline = place.inline.take(bytes.len());
-        let content = super::content::keep(&place.ground.blobs, &place.work.assignment.key, bytes.into(), inline).await;
+        let size = fs::metadata(&file).map_or(u64::MAX, |found| found.len());
+        let inline = place.inline.take(usize::try_from(size).unwrap_or(usize::MAX));
+        let content = content::keep_file(&place.ground.blobs, &place.work.assignment.key, &file, inline).await;
         kept.push((name.clone(), content.map_err(|e| format!("the output {name}: {e}"))?));
     }
     Ok(kept)

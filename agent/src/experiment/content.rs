@@ -1,42 +1,18 @@
 //! Bytes that are too many for a message, and where they lie.
 
 use std::{
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
 
 use super::model::Content;
-use crate::{durable, ledger::Key};
-
-/// Blobs, here and at home.
-pub trait Blobs: Send + Sync {
-    /// The file of a blob, once it is here.
-    fn need<'a>(&'a self, digest: &'a str, size: u64) -> BoxFuture<'a, Result<PathBuf, String>>;
-    /// Keeps bytes to be carried home under an assignment; gives their digest.
-    fn bring(&self, key: &Key, bytes: &[u8]) -> std::io::Result<String>;
-}
-
-/// A host without blobs: what does not lie in the message itself is refused.
-pub struct NoBlobs;
-
-// === impl NoBlobs ===
-
-impl Blobs for NoBlobs {
-    fn need<'a>(&'a self, digest: &'a str, size: u64) -> BoxFuture<'a, Result<PathBuf, String>> {
-        let why = format!("this agent fetches no blobs: {digest} of {size} bytes would have to lie in the document");
-        Box::pin(async { Err(why) })
-    }
-
-    fn bring(&self, _: &Key, bytes: &[u8]) -> std::io::Result<String> {
-        Err(std::io::Error::other(format!("this agent stores no blobs, and {} bytes are too many", bytes.len())))
-    }
-}
+use crate::{blobs::Blobs, durable, ledger::Key};
 
 /// Puts content into a file, durably.
-pub async fn place(blobs: &dyn Blobs, content: &Content, file: &Path) -> Result<(), String> {
+pub async fn place(blobs: &Blobs, content: &Content, file: &Path) -> Result<(), String> {
     let bytes = match content {
         Content::Inline(bytes) => bytes.clone(),
         Content::Blob { digest, size } => {
@@ -50,15 +26,42 @@ pub async fn place(blobs: &dyn Blobs, content: &Content, file: &Path) -> Result<
     written.map_err(|e| e.to_string())?.map_err(|e| format!("{shown} cannot be written: {e}"))
 }
 
-/// Content of bytes: inline up to `inline`, a blob beyond it.
-pub async fn keep(blobs: &Arc<dyn Blobs>, key: &Key, bytes: Bytes, inline: usize) -> Result<Content, String> {
+/// A file that holds content, to be read alone: the blob's own, or else `file`, which is written.
+pub async fn file(blobs: &Blobs, content: &Content, file: PathBuf) -> Result<PathBuf, String> {
+    match content {
+        Content::Blob { digest, size } => blobs.need(digest, *size).await,
+        Content::Inline(bytes) => {
+            let write = || {
+                fs::create_dir_all(file.parent().unwrap_or(&file))?;
+                fs::write(&file, bytes)
+            };
+            write().map_err(|e: io::Error| format!("{} cannot be written: {e}", file.display()))?;
+            Ok(file)
+        }
+    }
+}
+
+/// Content of bytes: inline up to so many, a blob beyond it.
+pub async fn keep(blobs: &Arc<Blobs>, key: &Key, bytes: Bytes, inline: usize) -> Result<Content, String> {
     let size = bytes.len();
     if size <= inline {
         return Ok(Content::Inline(bytes));
     }
     let (blobs, key) = (blobs.clone(), key.clone());
     let kept = tokio::task::spawn_blocking(move || blobs.bring(&key, &bytes)).await;
-    let kept = kept.unwrap_or_else(|e| Err(std::io::Error::other(e)));
-    kept.map(|digest| Content::Blob { digest, size: size as u64 })
-        .map_err(|e| format!("{size} bytes cannot be kept: {e}"))
+    named(kept.unwrap_or_else(|e| Err(io::Error::other(e))), size as u64)
+}
+
+/// Content of a file, likewise.
+pub async fn keep_file(blobs: &Arc<Blobs>, key: &Key, file: &Path, inline: usize) -> Result<Content, String> {
+    let unread = |e: io::Error| format!("it cannot be read: {e}");
+    let size = fs::metadata(file).map_err(unread)?.len();
+    if size <= inline as u64 {
+        return tokio::fs::read(file).await.map(|bytes| Content::Inline(bytes.into())).map_err(unread);
+    }
+    named(blobs.bring_file(key, file).await, size)
+}
+
+fn named(kept: io::Result<String>, size: u64) -> Result<Content, String> {
+    kept.map(|digest| Content::Blob { digest, size }).map_err(|e| format!("{size} bytes cannot be kept: {e}"))
 }

@@ -119,7 +119,7 @@ impl Deployments {
         if let Some(content) = &deployment.graph {
             (job.tell)(Step::Fetching);
             tokio::select! {
-                placed = content::place(ground.blobs.as_ref(), content, &graph) => placed.map_err(Failure::of)?,
+                placed = content::place(&ground.blobs, content, &graph) => placed.map_err(Failure::of)?,
                 () = job.cancel.cancelled() => return Err(Failure::of("it was cancelled")),
             }
         }
@@ -132,11 +132,11 @@ impl Deployments {
             Kind::Image(image) if image.save => {
                 let (folder, budget) = (ground.scratch(), ground.budget(&deployment.environment)?);
                 let saved = match image::save(ground, &image.name, &folder, budget, job).await {
-                    Ok(file) => tokio::fs::read(&file).await.map_err(|e| Failure::of(e.to_string())),
+                    Ok(file) => content::keep_file(&ground.blobs, key, &file, 0).await.map_err(Failure::of),
                     Err(failure) => Err(failure),
                 };
                 let _ = ground::remove(&folder);
-                Some(content::keep(&ground.blobs, key, saved?.into(), 0).await.map_err(Failure::of)?)
+                Some(saved?)
             }
             _ => None,
         };

@@ -10,8 +10,9 @@ use std::{
 
 use tokio::sync::OnceCell;
 
-use super::{Settings, content::Blobs, environment::Makers, image, python::Python, relay::Relay};
+use super::{Settings, environment::Makers, image, python::Python, relay::Relay};
 use crate::{
+    blobs::Blobs,
     durable,
     host::{self, Host},
     spool::Spool,
@@ -30,7 +31,7 @@ pub struct Ground {
     /// The machine.
     pub host: Arc<dyn Host>,
     /// Large bytes.
-    pub blobs: Arc<dyn Blobs>,
+    pub blobs: Arc<Blobs>,
     /// The Python that environments are made over.
     pub python: Option<Python>,
     /// Speaks netunicorn's gateway to executors.
@@ -58,7 +59,7 @@ impl Ground {
         settings: Settings,
         host: Arc<dyn Host>,
         spool: Arc<Spool>,
-        blobs: Arc<dyn Blobs>,
+        blobs: Arc<Blobs>,
         state_dir: &Path,
     ) -> Arc<Self> {
         let folder = state_dir.join("experiment");

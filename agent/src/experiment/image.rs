@@ -72,9 +72,13 @@ pub async fn make(
             }
             Source::Archive(archive) => {
                 (job.tell)(Step::Fetching);
-                let file = folder.join("archive.tar");
-                fs::create_dir_all(&folder).map_err(|e| Failure::of(e.to_string()))?;
-                content::place(ground.blobs.as_ref(), archive, &file).await.map_err(Failure::of)?;
+                let file = tokio::select! {
+                    file = content::file(&ground.blobs, archive, folder.join("archive.tar")) => file.map_err(Failure::of)?,
+                    () = job.cancel.cancelled() => return Err(Failure::of("it was cancelled")),
+                    () = tokio::time::sleep_until(budget.deadline) => {
+                        return Err(Failure::of("making it took too long; its archive did not arrive"));
+                    }
+                };
                 (job.tell)(Step::Building);
                 args.extend(["load".into(), "-i".into(), file.display().to_string()]);
             }

@@ -36,9 +36,8 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::{driver::Driver, host::Host, spool::Spool};
+use crate::{blobs::Blobs, driver::Driver, host::Host, spool::Spool};
 use cleanup::Cleanups;
-use content::NoBlobs;
 use deployment::Deployments;
 use executor::Executors;
 use ground::Ground;
@@ -64,9 +63,10 @@ pub async fn drivers(
     settings: &Settings,
     host: Arc<dyn Host>,
     spool: Arc<Spool>,
+    blobs: Arc<Blobs>,
     state_dir: &Path,
 ) -> Vec<Arc<dyn Driver>> {
-    let ground = Ground::open(settings.clone(), host, spool, Arc::new(NoBlobs), state_dir).await;
+    let ground = Ground::open(settings.clone(), host, spool, blobs, state_dir).await;
     let sweeping = ground.clone();
     // What a former run left is cleared away also when no work comes.
     tokio::spawn(async move { sweeping.swept().await });

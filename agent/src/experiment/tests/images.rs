@@ -27,11 +27,12 @@ esac
 "#;
 
 async fn rig() -> Rig {
-    let tools = tempfile::tempdir().unwrap().keep();
-    let engine = tools.join("engine");
+    let dir = tempfile::tempdir().unwrap();
+    let engine = dir.path().join("tools/engine");
+    fs::create_dir(dir.path().join("tools")).unwrap();
     fs::write(&engine, format!("#!/bin/bash\n{ENGINE}")).unwrap();
     fs::set_permissions(&engine, fs::Permissions::from_mode(0o755)).unwrap();
-    Rig::with(|settings| settings.engine = Some(engine)).await
+    Rig::within(dir, |settings| settings.engine = Some(engine)).await
 }
 
 fn tools(rig: &Rig) -> std::path::PathBuf {
@@ -76,17 +77,14 @@ async fn an_image_is_built_in_a_folder_that_holds_its_file_and_its_graph() {
     assert_eq!(fs::read_to_string(tools(&rig).join("file")).unwrap(), text);
     assert_eq!(fs::read_to_string(tools(&rig).join("context")).unwrap(), "77.execution_graph\n");
     let archive = result.archive.unwrap();
-    assert_eq!(rig.stored.read(&muster_pki::hex(&archive.blob)), b"archive of lab/net:1");
+    assert_eq!(rig.outgoing(&archive.blob), b"archive of lab/net:1");
     let loading = proto::Deployment {
         environment: image(Source::Archive(archive), false).environment,
         ..deployment(&shell(&[]))
     };
     let other = self::rig().await;
-    fs::create_dir_all(other.dir.path().join("blobs")).unwrap();
-    for blob in fs::read_dir(rig.dir.path().join("blobs")).unwrap().flatten() {
-        fs::copy(blob.path(), other.dir.path().join("blobs").join(blob.file_name())).unwrap();
-    }
-    assert!(other.deploy("a", &loading).await.0.succeeded);
+    let arriving = other.arrive(b"archive of lab/net:1".to_vec());
+    assert!(tokio::join!(other.deploy("a", &loading), arriving).0.0.succeeded);
     assert_eq!(fs::read(tools(&other).join("loaded")).unwrap(), b"archive of lab/net:1");
     let (scratch, environment) = (rig.dir.path().join("experiment/scratch"), loading.environment.unwrap());
     assert!(!scratch.exists() || fs::read_dir(scratch).unwrap().count() == 0, "no build folder is left");

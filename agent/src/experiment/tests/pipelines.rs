@@ -105,7 +105,7 @@ async fn large_files_become_blobs_and_small_ones_lie_in_the_report() {
         (21, 8),
         "a link is no file of its own"
     );
-    assert_eq!(rig.stored.read(&muster_pki::hex(&contents[20].blob)).len(), 20_000);
+    assert_eq!(rig.outgoing(&contents[20].blob).len(), 20_000);
 }
 
 #[tokio::test]

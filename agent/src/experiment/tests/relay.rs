@@ -148,6 +148,23 @@ async fn a_flag_is_waited_for_instead_of_asked_for_again_and_again() {
 }
 
 #[tokio::test]
+async fn an_addition_whose_answer_was_lost_is_asked_again_and_counts_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_relay, it, spool) = seated(&dir).await;
+    let flags = Flags::answer(spool);
+    flags.losing.store(1, Ordering::Relaxed);
+    let add = format!("{}/api/v1/experiment/e/flag/n/increment", it.url);
+    let held = tokio::spawn(async move { http("POST", &add, b"").await });
+    until("home has added", || (flags.losing.load(Ordering::Relaxed) == 0).then_some(())).await;
+    assert!(!held.is_finished() && flags.number("n") == 1);
+    flags.there.send_replace(false);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    flags.there.send_replace(true);
+    assert_eq!(held.await.unwrap().0, 200);
+    assert_eq!((flags.asked.load(Ordering::Relaxed), flags.number("n")), (2, 1));
+}
+
+#[tokio::test]
 async fn while_home_is_away_a_flag_is_held_and_then_changed_once() {
     let dir = tempfile::tempdir().unwrap();
     let (_relay, it, spool) = seated(&dir).await;

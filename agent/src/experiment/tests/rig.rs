@@ -13,17 +13,15 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
 use muster_proto::experiment as proto;
 use prost::Message;
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::super::{
-    Settings, cleanup::Cleanups, content::Blobs, deployment::Deployments, executor::Executors, ground::Ground,
-};
+use super::super::{Settings, cleanup::Cleanups, deployment::Deployments, executor::Executors, ground::Ground};
 use crate::{
+    blobs::Blobs,
     driver::{Attempt, End, Home, Once},
     host::{Machine, Stream, Watch},
     ledger::{Assignment, Group, Key},
@@ -37,13 +35,7 @@ pub struct Rig {
     pub dir: TempDir,
     pub ground: Arc<Ground>,
     pub spool: Arc<Spool>,
-    pub stored: Arc<Stored>,
-}
-
-/// Blobs as files of a folder.
-#[derive(Default)]
-pub struct Stored {
-    folder: PathBuf,
+    pub blobs: Arc<Blobs>,
 }
 
 /// Everything an attempt said.
@@ -60,6 +52,8 @@ pub struct Flags {
     pub values: Mutex<BTreeMap<String, proto::FlagAnswer>>,
     pub requests: Mutex<BTreeSet<String>>,
     pub asked: AtomicU64,
+    /// So many answers get lost on their way.
+    pub losing: AtomicU64,
     pub there: watch::Sender<bool>,
 }
 
@@ -69,9 +63,12 @@ impl Rig {
     }
 
     pub async fn with(change: impl FnOnce(&mut Settings)) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let (ground, spool, stored) = ground(dir.path(), change).await;
-        Self { dir, ground, spool, stored }
+        Self::within(tempfile::tempdir().unwrap(), change).await
+    }
+
+    pub async fn within(dir: TempDir, change: impl FnOnce(&mut Settings)) -> Self {
+        let (ground, spool, blobs) = ground(dir.path(), change).await;
+        Self { dir, ground, spool, blobs }
     }
 
     /// One over the real netunicorn; none, and a loud line, where it is not there.
@@ -123,7 +120,7 @@ impl Rig {
     }
 }
 
-pub async fn ground(dir: &Path, change: impl FnOnce(&mut Settings)) -> (Arc<Ground>, Arc<Spool>, Arc<Stored>) {
+pub async fn ground(dir: &Path, change: impl FnOnce(&mut Settings)) -> (Arc<Ground>, Arc<Spool>, Arc<Blobs>) {
     let spool = Arc::new(Spool::open(dir, 1 << 20, &[], []).unwrap());
     let mut settings = Settings {
         python: PathBuf::new(),
@@ -133,9 +130,9 @@ pub async fn ground(dir: &Path, change: impl FnOnce(&mut Settings)) -> (Arc<Grou
         environment_seconds: 120,
     };
     change(&mut settings);
-    let stored = Arc::new(Stored { folder: dir.join("blobs") });
+    let blobs = Arc::new(Blobs::open(dir, 1 << 30).unwrap());
     let host = Arc::new(Machine::new(None));
-    (Ground::open(settings, host, spool.clone(), stored.clone(), dir).await, spool, stored)
+    (Ground::open(settings, host, spool.clone(), blobs.clone(), dir).await, spool, blobs)
 }
 
 /// The real netunicorn's Python. One that is named and does not work fails the test.
@@ -250,22 +247,25 @@ impl Home for Heard {
     }
 }
 
-impl Stored {
-    pub fn read(&self, digest: &str) -> Vec<u8> {
-        fs::read(self.folder.join(digest)).unwrap()
+impl Rig {
+    /// A blob that is to be carried home.
+    pub fn outgoing(&self, digest: &[u8]) -> Vec<u8> {
+        let digest = muster_pki::hex(digest);
+        let files = fs::read_dir(self.dir.path().join("blobs/out")).unwrap().flatten();
+        let found = files.map(|file| fs::read(file.path()).unwrap()).find_map(|bytes| {
+            let (line, bytes) = bytes.split_at(bytes.iter().position(|byte| *byte == b'\n').unwrap() + 1);
+            String::from_utf8_lossy(line).contains(&digest).then(|| bytes.to_vec())
+        });
+        found.unwrap_or_else(|| panic!("{digest} is not kept"))
     }
-}
 
-impl Blobs for Stored {
-    fn need<'a>(&'a self, digest: &'a str, _: u64) -> BoxFuture<'a, Result<PathBuf, String>> {
-        Box::pin(async move { Ok(self.folder.join(digest)) })
-    }
-
-    fn bring(&self, _: &Key, bytes: &[u8]) -> io::Result<String> {
-        let digest = muster_pki::hex(&muster_pki::sha256(bytes));
-        fs::create_dir_all(&self.folder)?;
-        fs::write(self.folder.join(&digest), bytes)?;
-        Ok(digest)
+    /// Lets a blob that somebody waits for arrive from home.
+    pub async fn arrive(&self, bytes: Vec<u8>) {
+        let (digest, size) = until("somebody needs it", || self.blobs.to_fetch().pop()).await;
+        let mut it = self.blobs.arriving(&digest, size).await.unwrap().expect("it is not here");
+        it.append(bytes.into()).await.unwrap();
+        assert!(it.finish().await.unwrap());
+        self.blobs.conclude(&digest, Ok(()));
     }
 }
 
@@ -273,8 +273,9 @@ impl Flags {
     /// Answers the questions of a spool for as long as the test lives.
     pub fn answer(spool: Arc<Spool>) -> Arc<Self> {
         let (there, mut changed) = watch::channel(true);
-        let (values, requests, asked) = (Mutex::default(), Mutex::default(), AtomicU64::new(0));
-        let flags = Arc::new(Self { values, requests, asked, there });
+        let (values, requests) = (Mutex::default(), Mutex::default());
+        let (asked, losing) = (AtomicU64::new(0), AtomicU64::new(0));
+        let flags = Arc::new(Self { values, requests, asked, losing, there });
         let own = flags.clone();
         tokio::spawn(async move {
             loop {
@@ -286,8 +287,11 @@ impl Flags {
                             let (own, spool) = (own.clone(), spool.clone());
                             tokio::spawn(async move {
                                 let answer = own.decide(&question.body).await;
+                                let less = |losing: u64| losing.checked_sub(1);
+                                let is_lost =
+                                    own.losing.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok();
                                 // A home that is away answers nothing, whatever it did.
-                                if *own.there.borrow() {
+                                if *own.there.borrow() && !is_lost {
                                     spool.answered(&question.ask_id, answer);
                                 }
                             });
