@@ -1,6 +1,6 @@
 //! Experiments over REST: parse, call the service, render. No decisions.
 
-mod left;
+pub mod left;
 
 use std::{collections::BTreeSet, time::Duration};
 

@@ -11,6 +11,7 @@ pub mod model;
 mod netunicorn;
 pub mod node;
 mod order;
+mod pages;
 mod pickle;
 mod plan;
 mod reconcile;
@@ -26,6 +27,7 @@ pub use service::Experiments;
 use crate::{
     domain::{Context, Domain, Entry, Loop},
     platform::wake::AGENTS,
+    web::{NavItem, Role},
 };
 
 /// The domain's line in `app`.
@@ -36,7 +38,10 @@ fn open(context: &Context) -> Domain {
     let reconcile = Reconcile { experiments: experiments.clone() };
     let api = api::Api { experiments, access: context.access.clone() };
     Domain {
-        routes: netunicorn::routes(api.clone()).merge(api::routes(api)),
+        routes: netunicorn::routes(api.clone()).merge(api::routes(api.clone())),
+        pages: pages::routes(api.clone()),
+        nav: vec![NavItem { label: "Experiments", href: "/experiments", role: Role::Viewer }],
+        cards: vec![pages::card(api)],
         loops: vec![Loop::new("experiment", reconcile, context.db.wake().listen(&["experiment", AGENTS]))],
         ..Domain::default()
     }

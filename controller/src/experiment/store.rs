@@ -183,6 +183,12 @@ pub async fn experiments(conn: &mut Conn, filter: &Filter, limit: i64) -> Result
         .await?)
 }
 
+/// How many experiments are in each status.
+pub async fn counts_by_status(conn: &mut Conn) -> Result<Vec<(String, i64)>> {
+    let text = "select status, count(*) from experiment_experiment where deleted_at is null group by status";
+    Ok(sqlx::query_as(text).fetch_all(conn).await?)
+}
+
 /// Ids of experiments that are not over, and of those with something given up that may yet be heard of.
 pub async fn open_experiments(conn: &mut Conn) -> Result<Vec<ExperimentId>> {
     let text = "select id from experiment_experiment where ended_at is null union \

@@ -1,5 +1,6 @@
 mod model;
 mod order;
+mod pages;
 mod pickle;
 mod plan;
 mod replay;

@@ -7,7 +7,7 @@ use muster_proto::experiment as proto;
 use prost::Message;
 
 use super::{
-    model::Outcome,
+    model::{FlagChange, FlagValues, Outcome, Until},
     node::EnvironmentType,
     order::{Definition, OWN_VARIABLES},
     plan::{End, Told},
@@ -271,13 +271,46 @@ pub fn unhex(text: &str) -> Result<Vec<u8>> {
     bytes.ok_or_else(|| Error::internal(anyhow::anyhow!("a stored digest is {text:?}")))
 }
 
-/// A question about a flag as it came.
-pub fn flag_ask(body: &[u8]) -> Result<proto::FlagAsk, prost::DecodeError> {
-    proto::FlagAsk::decode(body)
+/// A question about a flag.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlagQuestion {
+    /// The flag.
+    pub name: String,
+    /// What is asked.
+    pub what: FlagWhat,
+    /// Names a change, so that it is made once.
+    pub request_id: String,
+}
+
+/// What is asked of a flag.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FlagWhat {
+    /// Its values, at the latest after so many milliseconds, once it is so.
+    Get(Until, u32),
+    /// To change it.
+    Change(FlagChange),
+}
+
+/// Reads a question about a flag; none if it is something else.
+pub fn flag_question(body: &[u8]) -> Option<FlagQuestion> {
+    let asked = proto::FlagAsk::decode(body).ok()?;
+    let what = match asked.what? {
+        proto::flag_ask::What::Get(get) => {
+            let awaits = get.until_set || get.until_text.is_some() || get.until_at_least.is_some();
+            let until = Until { text: get.until_text, at_least: get.until_at_least };
+            FlagWhat::Get(until, if awaits { get.wait_ms } else { 0 })
+        }
+        proto::flag_ask::What::Set(set) => {
+            let text_value = set.text_value.map(|text| clean(&text));
+            FlagWhat::Change(FlagChange::Set(FlagValues { text_value, int_value: set.int_value }))
+        }
+        proto::flag_ask::What::Add(add) => FlagWhat::Change(FlagChange::Add(add.by)),
+    };
+    Some(FlagQuestion { name: clean(&asked.name), what, request_id: clean(&asked.request_id) })
 }
 
 /// The answer to it.
-pub fn flag_answer(values: Option<&super::model::FlagValues>) -> Vec<u8> {
+pub fn flag_answer(values: Option<&FlagValues>) -> Vec<u8> {
     let values_or = values.cloned().unwrap_or_default();
     proto::FlagAnswer { unset: values.is_none(), text_value: values_or.text_value, int_value: values_or.int_value }
         .encode_to_vec()

@@ -363,6 +363,18 @@ impl Place {
     }
 }
 
+impl Piece {
+    /// Whether it went to standard error.
+    pub fn is_error(&self) -> bool {
+        self.stream == "stderr"
+    }
+
+    /// What was dropped, in words.
+    pub fn gap(&self) -> String {
+        format!("… {} bytes were dropped here …", self.ends - self.begins)
+    }
+}
+
 /// Forgets the output of once work; what still comes of it is not kept.
 pub async fn forget(conn: &mut Conn, key: &Key) -> Result<()> {
     for table in ["fleet_log", "fleet_output"] {

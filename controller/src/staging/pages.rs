@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    fleet::logs::{Piece, Tail},
+    fleet::logs::Tail,
     web::{
         Caller, Fields, Layout, Page, Paging, Policy, Query, Role, Routes,
         home::{Card, Figure, First, Glance},
@@ -250,17 +250,6 @@ impl Level {
             Self::App => "app",
             Self::Staging => "staging",
         }
-    }
-}
-
-impl Piece {
-    fn is_error(&self) -> bool {
-        self.stream == "stderr"
-    }
-
-    /// What was dropped, in words.
-    fn gap(&self) -> String {
-        format!("… {} bytes were dropped here …", self.ends - self.begins)
     }
 }
 

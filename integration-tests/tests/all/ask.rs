@@ -9,7 +9,10 @@ use muster_controller::{
     fleet::model::{Class, Labels},
     staging::model::Status,
 };
-use muster_integration_tests::{World, world::engines};
+use muster_integration_tests::{
+    World,
+    world::{engines, eventually},
+};
 use muster_proto::{KIND_SETTINGS, KIND_STAGING_OPERATION};
 
 use crate::staging::{becomes, create, holding, project, running};
@@ -52,9 +55,13 @@ async fn an_agent_is_answered_about_its_own_work_alone() {
         world.gone(&worker).await;
         let asked = kernel.spool.ask(Key::new(KIND_STAGING_OPERATION, &operation), 1, Bytes::new()).shared();
         assert_eq!(asked.clone().now_or_never(), None);
+        let silent = Duration::from_millis(500);
+        let is_silent = || async { (kernel.silence() > silent).then_some(()) };
+        eventually("the agent knows for how long home is away", is_silent).await;
         worker.cable.mend();
         let answer = tokio::time::timeout(LIMIT, asked).await.expect("home answers");
         assert_eq!(answer, Answer::Ok(Bytes::new()));
+        assert!(kernel.silence() < silent, "home was heard of again");
 
         until.notify_one();
         becomes(&world, Status::Running).await;

@@ -42,6 +42,7 @@ const WIRE: &[(&str, &str)] = &[
     ("agent/src/settings.rs", "is the driver of the kernel's own document, one small message"),
     ("controller/src/domain.rs", "gives questions and answers to a domain's handler as they came"),
     ("controller/src/error.rs", "is the only mapping to a gRPC status, which carries a refusal"),
+    ("controller/src/experiment/service/flags.rs", "answers its agents' questions"),
     ("controller/src/fleet/api.rs", "shows a host's sample, which is kept as it came"),
     ("controller/src/fleet/blobs.rs", "serves Blobs"),
     ("controller/src/fleet/enroll.rs", "serves Enrollment"),

@@ -4,7 +4,6 @@ use std::{collections::BTreeMap, time::Duration};
 
 use muster_proto::{
     KIND_EXPERIMENT_EXECUTOR,
-    experiment::flag_ask::What,
     fleet::{Answer, Ask, answer},
 };
 use tokio::time::{Instant, timeout_at};
@@ -16,7 +15,7 @@ use crate::{
     experiment::{
         model::{ExecutorId, FlagChange, FlagValues, Until, check_name},
         store::{self, FlagChangeRow},
-        wire,
+        wire::{self, FlagWhat},
     },
     fleet::{AskHandler, model::AgentId},
     platform::{
@@ -141,27 +140,22 @@ async fn answer_flag(db: &Db, agent: &AgentId, ask: &Ask) -> Result<Vec<u8>> {
     let row = store::fetch_deployment(&mut *db.read().await?, &executor).await?;
     let row = row.filter(|row| row.agent_id.as_ref() == Some(&agent.0));
     let row = row.ok_or_else(|| Error::not_found("executor", &executor.0))?;
-    let unreadable = || Error::invalid("body", "it is no question about a flag");
-    let question = wire::flag_ask(&ask.body).map_err(|_| unreadable())?;
-    let flag = clean(&question.name);
+    let question = wire::flag_question(&ask.body);
+    let question = question.ok_or_else(|| Error::invalid("body", "it is no question about a flag"))?;
+    let flag = question.name;
     check_name("name", &flag)?;
-    let change = match question.what.ok_or_else(unreadable)? {
-        What::Get(get) => {
-            let awaits = get.until_set || get.until_text.is_some() || get.until_at_least.is_some();
-            let until = Until { text: get.until_text, at_least: get.until_at_least };
-            let wait = Duration::from_millis(if awaits { get.wait_ms.into() } else { 0 });
+    let change = match question.what {
+        FlagWhat::Get(until, wait_ms) => {
+            let wait = Duration::from_millis(wait_ms.into());
             let found = await_flag(db, &row.experiment_id, &flag, &until, wait).await?;
             return Ok(wire::flag_answer(found.as_ref()));
         }
-        What::Set(set) => {
-            FlagChange::Set(FlagValues { text_value: set.text_value.map(|t| clean(&t)), int_value: set.int_value })
-        }
-        What::Add(add) => FlagChange::Add(add.by),
+        FlagWhat::Change(change) => change,
     };
     if question.request_id.is_empty() || question.request_id.len() > 100 {
         return Err(Error::invalid("request_id", "a change is named by 1 to 100 bytes, so that it is made once"));
     }
     let by = format!("executor/{}", row.id);
-    let applied = change_flag(db, &row.experiment_id, &flag, &change, &clean(&question.request_id), &by).await?;
+    let applied = change_flag(db, &row.experiment_id, &flag, &change, &question.request_id, &by).await?;
     Ok(wire::flag_answer(Some(&applied.values)))
 }
