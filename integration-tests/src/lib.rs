@@ -4,6 +4,7 @@ pub mod browser;
 pub mod cable;
 pub mod cluster;
 pub mod host;
+pub mod lab;
 pub mod network;
 pub mod processes;
 pub mod raw;

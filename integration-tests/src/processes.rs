@@ -142,8 +142,13 @@ impl Processes {
 
     /// An invitation's token, once the controller gives one.
     pub fn invite(&self) -> String {
+        self.invite_as("staging-host", &json!({}))
+    }
+
+    /// The same for an agent of a class and with labels.
+    pub fn invite_as(&self, class: &str, labels: &Value) -> String {
         let order =
-            json!({"name": "test", "class": "staging-host", "labels": {}, "max_uses": 1, "expires_in_seconds": 3600});
+            json!({"name": "test", "class": class, "labels": labels, "max_uses": 1, "expires_in_seconds": 3600});
         self.ask("POST", "/api/v1/invitations", Some(&order))["token"].as_str().expect("a token").to_owned()
     }
 

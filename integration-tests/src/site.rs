@@ -1,4 +1,4 @@
-//! One site of a network: an agent as a program, with a state folder and a router of its own.
+//! One host beside a house: an agent as a program, with a state folder of its own. A site of a network has a router too.
 
 use std::{
     fs,
@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 
 use crate::processes::{Processes, programs, wait};
 
-/// A site's agent, running or not.
+/// A host's agent, running or not.
 pub struct Site {
-    /// What the site is called.
+    /// What the host is called.
     pub name: String,
     folder: PathBuf,
     agent: Option<Child>,
@@ -26,10 +26,14 @@ pub struct Site {
 impl Site {
     /// A host in a house, on which nothing runs yet. `router` is the program its agent starts.
     pub fn new(house: &Processes, name: &str, router: &Path) -> Self {
+        Self::with(house, name, &format!("[network]\nrouter = {}\n", json!(router)))
+    }
+
+    /// The same with other settings of its agent.
+    pub fn with(house: &Processes, name: &str, settings: &str) -> Self {
         let folder = house.path(name);
         fs::create_dir(&folder).expect("a folder");
-        let (state, router) = (json!(folder.join("state")), json!(router));
-        let config = format!("state_dir = {state}\n[network]\nrouter = {router}\n");
+        let config = format!("state_dir = {}\n{settings}", json!(folder.join("state")));
         fs::write(folder.join("agent.toml"), config).expect("written");
         Self { name: name.into(), folder, agent: None }
     }
@@ -90,11 +94,17 @@ impl Site {
         wait(&format!("{} has a console", self.name), asked)
     }
 
-    /// The programs that run in the folders of its networks: they outlive the agent.
-    fn left(&self) -> Vec<Pid> {
-        let networks = self.folder.join("state/network");
-        let runs_there =
-            |pid: &i32| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|folder| folder.starts_with(&networks));
+    /// The agent's id.
+    pub fn id(&self) -> String {
+        let text = fs::read(self.folder.join("state/identity/agent.json")).expect("it has joined");
+        let identity: Value = serde_json::from_slice(&text).expect("it is JSON");
+        identity["agent_id"].as_str().expect("an id").to_owned()
+    }
+
+    /// The programs that run in a folder of its state, such as those that outlive the agent.
+    pub fn running(&self, folder: &str) -> Vec<Pid> {
+        let folder = self.folder.join("state").join(folder);
+        let runs_there = |pid: &i32| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|at| at.starts_with(&folder));
         let all = fs::read_dir("/proc").expect("proc is there").flatten();
         let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         pids.filter(runs_there).filter_map(Pid::from_raw).collect()
@@ -109,7 +119,7 @@ pub fn told(output: &Output) -> String {
 impl Drop for Site {
     fn drop(&mut self) {
         self.kill();
-        for pid in self.left() {
+        for pid in self.running("") {
             // It may have ended meanwhile, which is what is wanted.
             let _ = kill_process(pid, Signal::KILL);
         }

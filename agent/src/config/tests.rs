@@ -47,7 +47,7 @@ fn wrapper_folders_are_read_and_their_environment_is_not_shown() {
 fn what_is_said_of_experiments_goes_over_the_defaults_one_by_one() {
     let settings = with("[experiment]\nengine = 'podman'\npython = ''\n", vec![], &[]).unwrap().config.experiment;
     assert_eq!((settings.engine.as_deref(), settings.python.as_os_str().is_empty()), (Some(Path::new("podman")), true));
-    assert_eq!(settings.packages, ["netunicorn-executor", "netunicorn-library"]);
+    assert_eq!(settings.packages, ["netunicorn-executor", "netunicorn-library", "cloudpickle"]);
     let none = with("", vec![], &[]).unwrap().config.experiment;
     assert_eq!((none.engine, none.python.as_path()), (None, Path::new("python3")));
 }

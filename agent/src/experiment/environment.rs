@@ -321,8 +321,10 @@ pub fn virtual_environment(python: &Python, folder: &Path) -> Command {
 /// What is run in an environment to fill it, in this order.
 pub fn commands(shell: &Shell, python: Option<&Python>, packages: &[String], folder: &Path) -> Vec<Command> {
     let pip = |what: &[String]| {
-        let args: Vec<String> = ["-m", "pip", "install"].into_iter().map(str::to_owned).chain(what.to_vec()).collect();
-        let shown = format!("pip install {}", what.join(" "));
+        // What the host's Python has can be seen, and may be too old for graphs of newer clients.
+        let words = ["-m", "pip", "install", "--upgrade"].map(str::to_owned);
+        let args: Vec<String> = words.into_iter().chain(what.to_vec()).collect();
+        let shown = format!("pip install --upgrade {}", what.join(" "));
         Command { shown, path: folder.join("bin/python"), args }
     };
     let mut all = Vec::new();

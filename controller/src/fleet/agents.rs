@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     api::Facts,
-    model::{AgentId, Class, InvitationId, Labels, Liveness, OFFLINE_AFTER, STALE_AFTER},
+    model::{AgentId, Class, InvitationId, Labels, Liveness},
     store,
 };
 use crate::{
@@ -101,13 +101,8 @@ pub async fn liveness(conn: &mut Conn, agents: &[String]) -> Result<BTreeMap<Age
 /// one, or had one a moment ago, are left out.
 pub async fn away(conn: &mut Conn, agents: &[String]) -> Result<BTreeMap<AgentId, i64>> {
     let found = store::liveness(conn, agents).await?;
-    let since = |word: &str, at: i64| match Liveness::from_word(word)? {
-        Liveness::Online => None,
-        Liveness::Never => Some(at),
-        Liveness::Stale => Some(at - STALE_AFTER),
-        Liveness::Offline => Some(at - OFFLINE_AFTER),
-    };
-    Ok(found.into_iter().filter_map(|(id, word, at)| Some((AgentId(id), since(&word, at)?))).collect())
+    let is_away = |word: &str| Liveness::from_word(word).is_some_and(|liveness| liveness != Liveness::Online);
+    Ok(found.into_iter().filter(|(_, word, _)| is_away(word)).map(|(id, _, at)| (AgentId(id), at)).collect())
 }
 
 /// Who joined by these invitations and is in good standing: (agent, its name, the invitation).

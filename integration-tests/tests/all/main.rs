@@ -6,6 +6,7 @@ mod console;
 mod crash;
 mod database;
 mod enrolment;
+mod experiment;
 mod malformed;
 mod network;
 mod replicas;

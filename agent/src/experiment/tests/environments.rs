@@ -129,7 +129,7 @@ async fn what_the_host_lacks_is_refused_by_its_setting() {
 }
 
 #[test]
-fn pip_installs_what_the_hosts_python_lacks_and_nothing_else() {
+fn pip_installs_anew_what_the_hosts_python_lacks_and_nothing_else() {
     let python = |executor: Option<&str>, cloudpickle: Option<&str>| Python {
         path: "/usr/bin/python3".into(),
         version: "3.11.7".into(),
@@ -144,8 +144,11 @@ fn pip_installs_what_the_hosts_python_lacks_and_nothing_else() {
         all.into_iter().map(|command| command.shown).collect::<Vec<_>>()
     };
     assert_eq!(shown(&python(Some("0.4.2"), Some("3.1.2")), "3.1.2"), ["make x"]);
-    assert_eq!(shown(&python(Some("0.4.2"), Some("3.1.2")), "2.2.1"), ["pip install cloudpickle==2.2.1", "make x"]);
-    assert_eq!(shown(&python(None, None), ""), ["pip install netunicorn-executor more", "make x"]);
+    assert_eq!(
+        shown(&python(Some("0.4.2"), Some("3.1.2")), "2.2.1"),
+        ["pip install --upgrade cloudpickle==2.2.1", "make x"]
+    );
+    assert_eq!(shown(&python(None, None), ""), ["pip install --upgrade netunicorn-executor more", "make x"]);
 }
 
 #[tokio::test]

@@ -209,7 +209,7 @@ impl Rig {
     /// Takes the stream of a node away, as long ago as this.
     pub async fn part(&self, node: &str, ago_ms: i64) {
         let db = &self.experiments.fleet.db;
-        let at = db.clock().now() - ago_ms + crate::fleet::model::OFFLINE_AFTER;
+        let at = db.clock().now() - ago_ms;
         db.write(|mut tx| async move {
             query("update fleet_agent set liveness = 'offline', liveness_at = $1 where id = $2".into())
                 .bind(at)

@@ -10,11 +10,11 @@ use tonic::{Request, Status};
 use crate::{
     error::Error,
     fleet::{
-        Fleet, Pulse,
+        Fleet, Pulse, agents,
         desired::{self, Document, OnInterrupt, OnRevoke},
         enroll::EnrollmentService,
         line::Line,
-        model::{AgentId, Class, InvitationId, Key, Labels, Liveness, Mode, Phase, STALE_AFTER},
+        model::{AgentId, Class, InvitationId, Key, Labels, Liveness, Mode, OFFLINE_AFTER, Phase, STALE_AFTER},
         service::{NewInvitation, Removal},
         store,
     },
@@ -443,6 +443,25 @@ async fn an_agent_that_moved_to_another_replica_is_not_written_off_by_the_former
         second.db.clock().shift(STALE_AFTER);
         pulse(&second).await;
         assert_eq!(liveness(&first, &agent).await, "stale", "its last replica says so");
+    }
+}
+
+#[tokio::test]
+async fn an_agent_is_away_since_its_stream_ended() {
+    for url in engines() {
+        let fleet = home(&url).await;
+        let agent = settle_agent(&fleet, "a", Class::StagingHost, &[]).await;
+        let line = opens_at(&fleet, &agent).await;
+        pulse(&fleet).await;
+        let ended = fleet.db.clock().now();
+        fleet.registry.part(&line, ended);
+        for (passes, since) in [(0, None), (STALE_AFTER, Some(&ended)), (OFFLINE_AFTER, Some(&ended))] {
+            fleet.db.clock().shift(passes);
+            pulse(&fleet).await;
+            let mut conn = fleet.db.read().await.expect("a connection");
+            let away = agents::away(&mut conn, std::slice::from_ref(&agent.0)).await.expect("read");
+            assert_eq!(away.get(&agent), since, "{passes} ms later");
+        }
     }
 }
 
