@@ -1,4 +1,5 @@
 use clap::CommandFactory;
+use serde_json::json;
 
 use super::{
     Cli, Failure,
@@ -38,9 +39,16 @@ fn a_field_is_found_with_its_line_and_column() {
 }
 
 #[test]
-fn broken_yaml_is_told_with_its_line() {
-    let failure = yaml::parse("x.yaml", "a: [1,\nb: 2\n").expect_err("it does not parse");
-    assert!(failure.to_string().contains("x.yaml") && failure.to_string().contains("line"), "{failure}");
+fn broken_yaml_is_told_with_its_line_and_column() {
+    let told = |text: &str| yaml::parse("x.yaml", text).expect_err("it does not parse").to_string();
+    assert!(told("a: [1,\nb: 2\n").starts_with("x.yaml:2:"), "{}", told("a: [1,\nb: 2\n"));
+    assert_eq!(told("a: 1\na: 2\n"), "x.yaml:2:1: duplicate mapping key: a not allowed here");
+}
+
+#[test]
+fn only_true_and_false_are_no_words() {
+    let value = documents("{on: y, no: [true, false, yes, off]}").remove(0).value();
+    assert_eq!(value, json!({"on": "y", "no": [true, false, "yes", "off"]}));
 }
 
 #[test]
