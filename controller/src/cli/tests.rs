@@ -5,7 +5,7 @@ use super::{
     Cli, Failure,
     client::{self, Client},
     context::Target,
-    output,
+    output, people,
     yaml::{self, Document},
 };
 
@@ -78,4 +78,14 @@ fn an_address_that_cannot_be_talked_to_is_a_failure_and_no_panic() {
     assert_eq!(ask("http://127.0.0.1:1"), Failure::UNREACHABLE);
     // Without a file the machine's own authorities are trusted, where it has any.
     assert!([Failure::UNREACHABLE, Failure::USAGE].contains(&ask("https://127.0.0.1:1")));
+}
+
+#[test]
+fn a_password_in_a_file_ends_where_its_line_does() {
+    let file = std::env::temp_dir().join(format!("muster-password-{}", std::process::id()));
+    std::fs::write(&file, " correct horse battery \n").expect("writes");
+    let read = people::password_in(&file);
+    std::fs::remove_file(&file).expect("is there");
+    assert_eq!(read.expect("reads"), " correct horse battery ");
+    assert_eq!(people::password_in(&file).expect_err("it is gone").code, Failure::USAGE);
 }
