@@ -1,5 +1,6 @@
 //! `muster experiment …`: pipelines of tasks on pools of nodes.
 
+pub(super) mod dev;
 mod download;
 mod file;
 mod watch;
