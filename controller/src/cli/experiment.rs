@@ -50,8 +50,8 @@ enum Command {
         /// Its name in place of the file's
         #[arg(long)]
         name: Option<String>,
-        /// Prepare its nodes and wait for `muster experiment start`
-        #[arg(long)]
+        /// Prepare its nodes and leave it to `muster experiment start`
+        #[arg(long, conflicts_with = "wait")]
         no_start: bool,
         #[command(flatten)]
         wait: Wait,
@@ -325,18 +325,22 @@ fn run(
     let (name, spec) = file::read(file, name)?;
     let made: ExperimentDetail = client.post(EXPERIMENTS, &NewExperiment { name, spec, start: !no_start })?;
     let which = Which { name: made.experiment.name.clone(), owner: String::new() };
-    if made.experiment.status.is_over() {
-        let (name, word) = (&which.name, made.experiment.status.word());
+    let name = &which.name;
+    let is_over = made.experiment.status.is_over();
+    if is_over {
+        let word = made.experiment.status.word();
         eprintln!("{name} is {word} and was not run again; say --name, or `muster experiment delete {name}` first");
     } else {
         let nodes: Vec<_> = made.nodes.iter().map(|d| d.node.as_str()).collect();
-        eprintln!("{} on {}", which.name, nodes.join(", "));
+        eprintln!("{name} on {}", nodes.join(", "));
     }
     if wait.wait {
         return watch(client, &which, Duration::from_secs(wait.timeout));
     }
-    if !made.experiment.status.is_over() {
-        eprintln!("accepted; watch it with `muster experiment wait {}`", which.name);
+    match (is_over, no_start) {
+        (true, _) => {}
+        (false, true) => eprintln!("accepted; once it is ready, start it with `muster experiment start {name}`"),
+        (false, false) => eprintln!("accepted; watch it with `muster experiment wait {name}`"),
     }
     let id = made.experiment.id.clone();
     output::one(global.output, &json!(made), "/name", |_| format!("{id}\n"))

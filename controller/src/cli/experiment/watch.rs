@@ -70,6 +70,7 @@ fn lines(node: &DeploymentView, told: &mut BTreeMap<String, String>) -> Vec<Stri
     }
     let stage = match node.outcome {
         Some(Outcome::Succeeded) => green("succeeded"),
+        Some(outcome) if node.message.starts_with(outcome.word()) => red(&node.message),
         Some(outcome) => format!("{}: {}", red(outcome.word()), node.message),
         None if node.step.is_empty() => node.stage.word().to_owned(),
         None => format!("{}: {}", node.stage.word(), node.step),
