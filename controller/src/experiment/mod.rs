@@ -22,7 +22,7 @@ mod store;
 mod wire;
 
 pub use reconcile::Reconcile;
-pub use service::Experiments;
+pub use service::{Experiments, User};
 
 use crate::{
     domain::{Context, Domain, Entry, Loop},
