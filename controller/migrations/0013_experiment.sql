@@ -97,3 +97,10 @@ create table experiment_flag_change (
     primary key (experiment_id, request_id)
 );
 create index experiment_flag_change_name on experiment_flag_change (experiment_id, name, at);
+
+-- What a user wants of experiments; without a row, the defaults.
+create table experiment_setting (
+    owner text primary key,
+    -- Whether netunicorn's clients are given graphs unless they ask otherwise.
+    graphs bigint not null check (graphs in (0, 1))
+);

@@ -18,7 +18,7 @@ use super::{
     yaml,
 };
 use crate::experiment::{
-    api::{CancelExecutors, DeploymentView, ExperimentDetail, NewExperiment},
+    api::{CancelExecutors, DeploymentView, ExperimentDetail, NewExperiment, Settings},
     model::{FlagValues, Status},
     run::TaskState,
     spec::Spec,
@@ -132,6 +132,15 @@ enum Command {
     /// Look at and change the values that an experiment's nodes share
     #[command(subcommand)]
     Flag(Flag),
+    /// Show or change what you want of experiments
+    #[command(
+        after_help = "Example:\n  muster experiment settings --graphs off     # smaller answers to netunicorn's client"
+    )]
+    Settings {
+        /// Whether netunicorn's client is given graphs in each status: on or off
+        #[arg(long, value_parser = ["on", "off"])]
+        graphs: Option<String>,
+    },
 }
 
 /// Look at and change the values that an experiment's nodes share
@@ -276,6 +285,15 @@ impl Args {
                 said(&which.name, "deleted")
             }
             Command::Flag(flag) => flag.run(global, &client),
+            Command::Settings { graphs } => {
+                let path = "/api/v1/experiment/settings";
+                let now: Settings = match graphs {
+                    Some(word) => client.put(path, &Settings { graphs: word == "on" }, None)?,
+                    None => client.get(path)?,
+                };
+                let word = if now.graphs { "on" } else { "off" };
+                output::one(global.output, &json!(now), "/graphs", |_| facts(&[("Graphs", word.into())]))
+            }
         }
     }
 }

@@ -196,6 +196,14 @@ pub struct AddToFlag {
     pub by: i64,
 }
 
+/// What you want of experiments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Whether netunicorn's clients are given graphs in each status: most of its bytes, which few programs read.
+    pub graphs: bool,
+}
+
 /// Whose experiments.
 #[derive(Debug, Clone, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -249,6 +257,8 @@ pub fn routes(api: Api) -> Routes {
     let run = Policy::operator();
     Routes::new()
         .add(known, routes!(nodes))
+        .add(known, routes!(settings))
+        .add(known, routes!(save_settings))
         .add(known, routes!(experiments))
         .add(run.body_limit(16 * 1024 * 1024).idempotent(), routes!(create))
         .add(known, routes!(experiment))
@@ -314,6 +324,23 @@ pub async fn node_views(experiments: &Experiments, user: &User) -> Result<Vec<No
         }
     };
     Ok(experiments.nodes(&mut conn, user, true).await?.into_iter().map(view).collect())
+}
+
+// === settings ===
+
+/// Shows what you want of experiments
+#[utoipa::path(get, path = "/api/v1/experiment/settings", tag = "experiment", responses((status = 200, body = Settings)))]
+async fn settings(State(api): State<Api>, of: Of) -> Result<Json<Settings>> {
+    let mut conn = api.experiments.fleet.db.read().await?;
+    Ok(Json(Settings { graphs: store::wants_graphs(&mut conn, &of.user.name).await? }))
+}
+
+/// Says what you want of experiments
+#[utoipa::path(put, path = "/api/v1/experiment/settings", tag = "experiment", request_body = Settings,
+    responses((status = 200, body = Settings)))]
+async fn save_settings(State(api): State<Api>, of: Of, Body(new): Body<Settings>) -> Result<Json<Settings>> {
+    api.experiments.save_settings(&of.user, new.graphs).await?;
+    Ok(Json(new))
 }
 
 // === experiments ===

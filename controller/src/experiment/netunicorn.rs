@@ -195,7 +195,7 @@ async fn experiments(
 ) -> Answer<Json<Map<String, Value>>> {
     let mut conn = api.experiments.fleet.db.read().await?;
     let filter = store::Filter { owner: Some(known.user.name.clone()), ..store::Filter::default() };
-    let told = told(&shown);
+    let told = told(&mut conn, &shown, &known.user).await?;
     let mut all = Map::new();
     for row in store::experiments(&mut conn, &filter, MAX_LISTED).await? {
         let name = row.name.clone();
@@ -213,7 +213,8 @@ async fn experiment(
     let experiments = &api.experiments;
     let mut conn = experiments.fleet.db.read().await?;
     let row = experiments.find(&mut conn, &known.user.name, &name).await?;
-    Ok(Json(information(experiments.detail(&mut conn, row, told(&shown)).await?)))
+    let told = told(&mut conn, &shown, &known.user).await?;
+    Ok(Json(information(experiments.detail(&mut conn, row, told).await?)))
 }
 
 async fn prepare(
@@ -416,8 +417,13 @@ fn encoded(bytes: Option<&[u8]>) -> String {
     bytes.map(|bytes| BASE64_STANDARD.encode(bytes)).unwrap_or_default()
 }
 
-fn told(shown: &Shown) -> Told {
-    Told { graphs: shown.graphs.as_deref() != Some("0"), results: true }
+/// Whether graphs are told: what the request says, else what the user wants.
+async fn told(conn: &mut crate::platform::db::Conn, shown: &Shown, user: &User) -> Answer<Told> {
+    let graphs = match shown.graphs.as_deref() {
+        Some(word) => word != "0",
+        None => store::wants_graphs(conn, &user.name).await?,
+    };
+    Ok(Told { graphs, results: true })
 }
 
 // === bodies ===

@@ -252,6 +252,18 @@ impl Experiments {
         Ok(store::save_experiment(tx, &row).await?)
     }
 
+    /// Says whether a user wants graphs in answers to netunicorn's clients.
+    pub async fn save_settings(&self, user: &User, graphs: bool) -> Result<()> {
+        let write = self.fleet.db.write(|mut tx| async move {
+            let before = json!({"graphs": store::wants_graphs(&mut tx, &user.name).await?});
+            store::save_setting(&mut tx, &user.name, graphs).await?;
+            let change = user.actor.change("experiment.settings_changed", format!("user/{}", user.name));
+            tx.record(change.before(before).after(json!({"graphs": graphs}))).await?;
+            tx.done(())
+        });
+        write.await
+    }
+
     /// An experiment of a user.
     pub async fn find(&self, conn: &mut Conn, owner: &str, name: &str) -> Refusable<ExperimentRow> {
         let found = store::find_experiment(conn, owner, name).await?;

@@ -252,8 +252,13 @@ impl Deployment {
         let nodes = &self.nodes;
         let field = |name: &str| format!("{at}.{name}");
         let by_name = !nodes.names.is_empty();
+        let is_said = match (by_name, !nodes.labels.is_empty()) {
+            (true, true) => false,
+            (false, false) => nodes.take.is_some(),
+            _ => true,
+        };
         found.unless(
-            by_name != !nodes.labels.is_empty() || !by_name && nodes.take.is_some(),
+            is_said,
             || field("nodes"),
             "say which nodes: by their names, or by labels, or only how many to take",
         );
@@ -308,7 +313,7 @@ impl Deployment {
         check_variables(&task.variables, &field("variables"), found);
         let names: BTreeSet<_> = self.tasks.iter().map(|t| t.name.as_str()).collect();
         let known = |name: &str| {
-            let nearest = names.iter().filter(|n| n.eq_ignore_ascii_case(name) || n.starts_with(name)).next();
+            let nearest = names.iter().find(|n| n.eq_ignore_ascii_case(name) || n.starts_with(name));
             let hint = nearest.map(|n| format!("; did you mean {n:?}?")).unwrap_or_default();
             (names.contains(name), format!("there is no task {name:?}{hint}"))
         };

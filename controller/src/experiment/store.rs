@@ -434,6 +434,22 @@ pub async fn locks(conn: &mut Conn, owner: Option<&str>) -> Result<Vec<LockRow>>
     Ok(sqlx::query_as(text).bind(owner.unwrap_or_default().to_owned()).fetch_all(conn).await?)
 }
 
+// === settings ===
+
+/// Whether a user wants graphs in answers to netunicorn's clients.
+pub async fn wants_graphs(conn: &mut Conn, owner: &str) -> Result<bool> {
+    let select = sqlx::query("select graphs from experiment_setting where owner = $1").bind(owner);
+    let row = select.fetch_optional(conn).await?;
+    Ok(row.map(|r| r.try_get::<i64, _>(0)).transpose()? != Some(0))
+}
+
+pub async fn save_setting(conn: &mut Conn, owner: &str, graphs: bool) -> Result<()> {
+    let text = "insert into experiment_setting (owner, graphs) values ($1, $2) \
+                on conflict (owner) do update set graphs = excluded.graphs";
+    sqlx::query(text).bind(owner).bind(i64::from(graphs)).execute(conn).await?;
+    Ok(())
+}
+
 // === flags ===
 
 pub async fn fetch_flag(conn: &mut Conn, experiment: &str, name: &str) -> Result<Option<FlagValues>> {

@@ -235,3 +235,24 @@ async fn a_clients_token_is_its_own_and_a_viewer_changes_nothing() {
     let request = request.header("authorization", format!("Bearer {token}")).body(Body::empty()).expect("a request");
     assert_eq!(house.router.clone().oneshot(request).await.expect("an answer").status(), 403);
 }
+
+#[tokio::test]
+async fn graphs_are_left_out_where_a_request_or_its_user_says_so() {
+    let house = house().await;
+    let ada = user("alice");
+    house.rig.ready(&ada, "x", &["lo-1"]).await;
+    let token = house.token("alice").await;
+    let graph = async |query: &str| {
+        let path = format!("/netunicorn/api/v1/experiment/x{query}");
+        let request = Request::get(path).header("host", "localhost").header("authorization", format!("Bearer {token}"));
+        let answer = house.router.clone().oneshot(request.body(Body::empty()).expect("a request")).await;
+        let body = axum::body::to_bytes(answer.expect("an answer").into_body(), usize::MAX).await.expect("a body");
+        let body: Value = serde_json::from_slice(&body).expect("JSON");
+        body["experiment"]["deployment_map"][0]["execution_graph"].as_str().expect("text").to_owned()
+    };
+    assert_eq!(graph("").await, "gASVBQAAAAAAAACMAXiULg==");
+    assert_eq!(graph("?graphs=0").await, "");
+    house.rig.experiments.save_settings(&ada, false).await.expect("saved");
+    assert_eq!(graph("").await, "");
+    assert_eq!(graph("?graphs=1").await, "gASVBQAAAAAAAACMAXiULg==");
+}

@@ -116,7 +116,7 @@ impl Rig {
     /// A node says something of its work for one executor.
     pub async fn say(&self, kind: &str, executor: &str, phase: Phase, outcome: bool, result: Vec<u8>) {
         let db = &self.experiments.fleet.db;
-        let row = store::fetch_deployment(&mut *db.read().await.expect("a connection"), &executor.into()).await;
+        let row = store::fetch_deployment(&mut db.read().await.expect("a connection"), &executor.into()).await;
         let row = row.expect("read").expect("is there");
         let at = db.clock().now();
         let report = Report {
