@@ -1,9 +1,11 @@
 //! `muster experiment …`: pipelines of tasks on pools of nodes.
 
+pub(super) mod dev;
 mod download;
+mod file;
 mod watch;
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use clap::Subcommand;
 use http::Method;
@@ -15,13 +17,11 @@ use super::{
     client::{Client, encoded, query},
     logs,
     output::{self, facts, green, when},
-    yaml,
 };
 use crate::experiment::{
-    api::{CancelExecutors, DeploymentView, ExperimentDetail, NewExperiment, Settings},
+    api::{CancelExecutors, ExperimentDetail, NewExperiment, Settings},
     model::{FlagValues, Status},
-    run::TaskState,
-    spec::Spec,
+    run::{TaskRun, TaskState},
 };
 
 const EXPERIMENTS: &str = "/api/v1/experiment/experiments";
@@ -203,9 +203,9 @@ enum Flag {
 /// Which experiment
 #[derive(Debug, Clone, clap::Args)]
 struct Which {
-    /// Its name
+    /// The experiment's name
     name: String,
-    /// Of another user, as an administrator
+    /// Whose it is, where it is not yours; for administrators
     #[arg(long, default_value = "", hide_default_value = true, value_name = "USER")]
     owner: String,
 }
@@ -241,22 +241,20 @@ impl Args {
     /// Does what was asked for.
     pub fn run(&self, global: &Global) -> Result {
         if let Command::Check { file } = &self.command {
-            let (name, spec) = read(file, None)?;
+            let (name, spec) = file::read(file, None)?;
             let tasks: usize = spec.deployments.iter().map(|d| d.tasks.len()).sum();
-            eprintln!("{name} {}: {} deployments, {tasks} tasks", green("is right"), spec.deployments.len());
+            eprintln!("{name} {}: {tasks} task(s) in {} deployment(s)", green("is right"), spec.deployments.len());
             return Ok(());
         }
         let client = global.client()?;
         match &self.command {
             Command::Check { .. } => Ok(()),
-            Command::Nodes => nodes(global, &client),
+            Command::Nodes => nodes(global.output, &client),
             Command::Run { file, name, no_start, wait } => run(global, &client, file, name.as_deref(), *no_start, wait),
             Command::List { status, search } => {
                 let word = |o: &Option<String>| o.clone().unwrap_or_default();
                 let query = query(&[("status", word(status)), ("search", word(search))]);
-                let items = client.all(&format!("{EXPERIMENTS}?{query}"))?;
-                let empty = "no experiments; run one with `muster experiment run -f`";
-                output::list(global.output, items, &COLUMNS, "/name", empty)
+                experiments(global.output, client.all(&format!("{EXPERIMENTS}?{query}"))?)
             }
             Command::Show(which) => show(global, &client, which),
             Command::Start { which, wait } => {
@@ -314,36 +312,7 @@ fn said(name: &str, word: &str) -> Result {
     Ok(())
 }
 
-// === files ===
-
-/// Reads and checks a file; every mistake is told with its line and column.
-fn read(file: &std::path::Path, name: Option<&str>) -> Result<(String, Spec)> {
-    let documents = yaml::read(file)?;
-    let [document] = documents.as_slice() else {
-        return Err(Failure::usage(format!(
-            "{} has {} documents; an experiment is one",
-            file.display(),
-            documents.len()
-        )));
-    };
-    let mut value = document.value();
-    let own = value.as_object_mut().and_then(|map| map.remove("name"));
-    let own = own.and_then(|name| name.as_str().map(str::to_owned));
-    let spec: Spec = crate::web::body::from_value("", value).map_err(|error| {
-        let text = error.to_string();
-        let field = text.split(": ").next().unwrap_or_default();
-        Failure::usage(format!("{}: {text}", document.place(field)))
-    })?;
-    let mistakes: Vec<_> = spec.mistakes().iter().map(|m| format!("{}: {m}", document.place(&m.field))).collect();
-    if !mistakes.is_empty() {
-        return Err(Failure::usage(mistakes.join("\n")));
-    }
-    let name = name.map(str::to_owned).or(own);
-    let name = name.ok_or_else(|| {
-        Failure::usage(format!("{}: give the experiment a name: `name: …`, or --name", document.place("name")))
-    })?;
-    Ok((name, spec))
-}
+// === running ===
 
 fn run(
     global: &Global,
@@ -353,22 +322,29 @@ fn run(
     no_start: bool,
     wait: &Wait,
 ) -> Result {
-    let (name, spec) = read(file, name)?;
+    let (name, spec) = file::read(file, name)?;
     let made: ExperimentDetail = client.post(EXPERIMENTS, &NewExperiment { name, spec, start: !no_start })?;
     let which = Which { name: made.experiment.name.clone(), owner: String::new() };
-    let nodes: Vec<_> = made.nodes.iter().map(|d| d.node.as_str()).collect();
-    eprintln!("{} on {}", which.name, nodes.join(", "));
+    if made.experiment.status.is_over() {
+        let (name, word) = (&which.name, made.experiment.status.word());
+        eprintln!("{name} is {word} and was not run again; say --name, or `muster experiment delete {name}` first");
+    } else {
+        let nodes: Vec<_> = made.nodes.iter().map(|d| d.node.as_str()).collect();
+        eprintln!("{} on {}", which.name, nodes.join(", "));
+    }
     if wait.wait {
         return watch(client, &which, Duration::from_secs(wait.timeout));
     }
-    eprintln!("accepted; watch it with `muster experiment wait {}`", which.name);
+    if !made.experiment.status.is_over() {
+        eprintln!("accepted; watch it with `muster experiment wait {}`", which.name);
+    }
     let id = made.experiment.id.clone();
     output::one(global.output, &json!(made), "/name", |_| format!("{id}\n"))
 }
 
 // === showing ===
 
-fn nodes(global: &Global, client: &Client) -> Result {
+fn nodes(form: Form, client: &Client) -> Result {
     let mut items: Vec<Value> = client.get("/api/v1/experiment/nodes")?;
     for item in &mut items {
         let online = item["online"].as_bool().unwrap_or_default();
@@ -389,7 +365,11 @@ fn nodes(global: &Global, client: &Client) -> Result {
         ("HELD BY", "/held_by"),
     ];
     let empty = "no nodes; invite agents with `muster invitation create --class experiment-node`";
-    output::list(global.output, items, &columns, "/name", empty)
+    output::list(form, items, &columns, "/name", empty)
+}
+
+fn experiments(form: Form, items: Vec<Value>) -> Result {
+    output::list(form, items, &COLUMNS, "/name", "no experiments; run one with `muster experiment run -f`")
 }
 
 fn show(global: &Global, client: &Client, which: &Which) -> Result {
@@ -423,17 +403,15 @@ fn show(global: &Global, client: &Client, which: &Which) -> Result {
             (Some(bytes), true) => format!("{bytes} B, late"),
             (Some(bytes), false) => format!("{bytes} B"),
         };
-        vec![node.node.clone(), stage, took, tasks(node), result, node.executor.clone(), node.message.clone()]
+        vec![node.node.clone(), stage, took, tasks(&node.runs), result, node.executor.clone(), node.message.clone()]
     });
     output::print(&output::table(std::iter::once(head).chain(rows).collect()))
 }
 
-/// How a native pipeline's tasks stand, in a word.
-fn tasks(node: &DeploymentView) -> String {
-    if node.runs.is_empty() {
-        return "-".into();
-    }
-    let count = |is: &dyn Fn(TaskState) -> bool| node.runs.iter().filter(|run| is(run.state)).count();
+/// How a native pipeline's tasks stand, in a word. Of tries the last one counts.
+fn tasks(runs: &[TaskRun]) -> String {
+    let last: BTreeMap<_, _> = runs.iter().map(|run| ((run.cycle, &run.task), run.state)).collect();
+    let count = |is: &dyn Fn(TaskState) -> bool| last.values().filter(|state| is(**state)).count();
     let well = count(&|s| s == TaskState::Succeeded);
     let running = count(&|s| s == TaskState::Running);
     let badly = count(&|s| matches!(s, TaskState::Failed | TaskState::TimedOut | TaskState::Cancelled));
@@ -546,3 +524,6 @@ impl Flag {
 fn is_well(detail: &ExperimentDetail) -> bool {
     detail.experiment.status == Status::Finished && detail.experiment.failed == 0
 }
+
+#[cfg(test)]
+mod tests;

@@ -153,6 +153,7 @@ const DEV: &[dev::Tenant] = &[
     // A domain is taken out by its line.
     staging::dev::TENANT,
     network::dev::TENANT,
+    experiment::dev::TENANT,
 ];
 
 // === impl Failure ===

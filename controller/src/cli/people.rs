@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead, IsTerminal, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use clap::{Args, Subcommand};
@@ -35,7 +35,7 @@ pub(crate) struct Login {
     /// Name
     #[arg(long, default_value = "admin")]
     user: String,
-    /// File with the password; without it, it is asked for
+    /// File with the password, `-` for standard input; without it, it is asked for
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
     /// Remember the controller under this name
@@ -88,9 +88,9 @@ pub(crate) enum Session {
 pub(crate) enum User {
     /// List users
     List,
-    /// Make a user; a password is made up and printed this once
+    /// Make a user; a password is made up and printed this once, unless one is given
     #[command(
-        after_help = "Example:\n  muster user create ada --role operator\n\nA viewer looks, an operator runs things, an admin decides who may."
+        after_help = "Examples:\n  muster user create ada --role operator\n  muster user create lab --role operator --password-file lab.password      # for a program: it need not be changed first\n\nA viewer looks, an operator runs things, an admin decides who may."
     )]
     Create {
         /// Name
@@ -98,6 +98,9 @@ pub(crate) enum User {
         /// viewer, operator or admin
         #[arg(long, default_value = "viewer", value_parser = role)]
         role: Role,
+        /// File with the password, `-` for standard input; a given one need not be changed at the first log-in
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
     },
     /// Change what a user may
     Role {
@@ -148,7 +151,7 @@ impl Login {
         let ca_pem = global.ca_file.as_deref().map(context::read).transpose()?;
         let mut target = Target { url: self.at.clone(), ca_pem, token: None };
         let password = match &self.password_file {
-            Some(file) => context::read(file)?.trim_end_matches('\n').to_owned(),
+            Some(file) => password_in(file)?,
             None => ask_secret(&format!("Password of {} at {}: ", self.user, self.at))?,
         };
         let host = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
@@ -268,10 +271,14 @@ impl User {
                 let columns = [("NAME", "/name"), ("ROLE", "/role"), ("DISABLED", "/disabled"), ("AGE", "/created_at")];
                 output::list(global.output, items, &columns, "/name", "no users")
             }
-            Self::Create { name, role } => {
+            Self::Create { name, role, password_file } => {
+                let password = password_file.as_deref().map(password_in).transpose()?;
                 let made: UserCreated =
-                    client.post("/api/v1/users", &NewUser { name: name.clone(), role: *role, password: None })?;
-                print_password(made.password)
+                    client.post("/api/v1/users", &NewUser { name: name.clone(), role: *role, password })?;
+                match made.password {
+                    Some(made_up) => print_password(Some(made_up)),
+                    None => said("created"),
+                }
             }
             Self::Role { name, role } => {
                 change(&client, &path(name), UserChange { role: Some(*role), ..UserChange::default() })
@@ -326,6 +333,12 @@ fn print_password(password: Option<String>) -> Result {
 
 fn role(word: &str) -> Result<Role, String> {
     Role::from_word(word).ok_or_else(|| "a role is viewer, operator or admin".into())
+}
+
+/// The password in a file, its line's end left out; `-` is standard input.
+pub(crate) fn password_in(file: &Path) -> Result<String> {
+    let text = if file == Path::new("-") { std::io::read_to_string(std::io::stdin())? } else { context::read(file)? };
+    Ok(text.trim_end_matches(['\n', '\r']).to_owned())
 }
 
 /// Asks for a secret, unseen on a terminal; reads a line where there is none.

@@ -1,10 +1,11 @@
 use clap::CommandFactory;
+use serde_json::json;
 
 use super::{
     Cli, Failure,
     client::{self, Client},
     context::Target,
-    output,
+    output, people,
     yaml::{self, Document},
 };
 
@@ -38,9 +39,16 @@ fn a_field_is_found_with_its_line_and_column() {
 }
 
 #[test]
-fn broken_yaml_is_told_with_its_line() {
-    let failure = yaml::parse("x.yaml", "a: [1,\nb: 2\n").expect_err("it does not parse");
-    assert!(failure.to_string().contains("x.yaml") && failure.to_string().contains("line"), "{failure}");
+fn broken_yaml_is_told_with_its_line_and_column() {
+    let told = |text: &str| yaml::parse("x.yaml", text).expect_err("it does not parse").to_string();
+    assert!(told("a: [1,\nb: 2\n").starts_with("x.yaml:2:"), "{}", told("a: [1,\nb: 2\n"));
+    assert_eq!(told("a: 1\na: 2\n"), "x.yaml:2:1: duplicate mapping key: a not allowed here");
+}
+
+#[test]
+fn only_true_and_false_are_no_words() {
+    let value = documents("{on: y, no: [true, false, yes, off]}").remove(0).value();
+    assert_eq!(value, json!({"on": "y", "no": [true, false, "yes", "off"]}));
 }
 
 #[test]
@@ -70,4 +78,14 @@ fn an_address_that_cannot_be_talked_to_is_a_failure_and_no_panic() {
     assert_eq!(ask("http://127.0.0.1:1"), Failure::UNREACHABLE);
     // Without a file the machine's own authorities are trusted, where it has any.
     assert!([Failure::UNREACHABLE, Failure::USAGE].contains(&ask("https://127.0.0.1:1")));
+}
+
+#[test]
+fn a_password_in_a_file_ends_where_its_line_does() {
+    let file = std::env::temp_dir().join(format!("muster-password-{}", std::process::id()));
+    std::fs::write(&file, " correct horse battery \n").expect("writes");
+    let read = people::password_in(&file);
+    std::fs::remove_file(&file).expect("is there");
+    assert_eq!(read.expect("reads"), " correct horse battery ");
+    assert_eq!(people::password_in(&file).expect_err("it is gone").code, Failure::USAGE);
 }

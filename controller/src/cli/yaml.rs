@@ -4,7 +4,7 @@ use std::{fmt, path::Path};
 
 use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
-use serde_saphyr::Spanned;
+use serde_saphyr::{Error, MessageFormatter, Spanned, UserMessageFormatter};
 
 use super::{Failure, Result};
 
@@ -101,10 +101,19 @@ pub(crate) fn read(file: &Path) -> Result<Vec<Document>> {
 
 /// Reads the documents of a text.
 pub(crate) fn parse(name: &str, text: &str) -> Result<Vec<Document>> {
+    // As YAML 1.2 has it: `on`, `no` and `y` are words, as a task may be called.
+    let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
     let roots: Vec<Spanned<Node>> =
-        serde_saphyr::from_multiple(text).map_err(|e| Failure::usage(format!("{name}: {e}")))?;
+        serde_saphyr::from_multiple_with_options(text, options).map_err(|e| broken(name, &e))?;
     let documents = roots.into_iter().filter(|root| root.value != Node::Leaf(Value::Null));
     Ok(documents.map(|root| Document { file: name.into(), root }).collect())
+}
+
+/// What cannot be read, as `file:line:column`.
+fn broken(name: &str, error: &Error) -> Failure {
+    let place = error.location().map(|at| format!(":{}:{}", at.line(), at.column())).unwrap_or_default();
+    let text = UserMessageFormatter.format_message(error).replace(char::is_control, " ");
+    Failure::usage(format!("{name}{place}: {text}"))
 }
 
 // === impl Node ===

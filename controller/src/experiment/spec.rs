@@ -117,7 +117,7 @@ pub struct Task {
 
 /// A task that comes before: its name, or its name and what it must have come to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a task's name, or {task: its name, on: success, failure or any}")]
 pub enum Need {
     /// It succeeded.
     Task(String),

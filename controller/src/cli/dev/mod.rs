@@ -49,7 +49,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// Which agents to run, class=number
-    #[arg(long, default_value = "staging-host=1,experiment-node=1", value_name = "CLASS=N,…", value_parser = house::parse_agents)]
+    #[arg(long, default_value = "staging-host=1,experiment-node=2", value_name = "CLASS=N,…", value_parser = house::parse_agents)]
     agents: house::Agents,
     /// Manifests to apply
     #[arg(short = 'f', long, value_name = "FILE")]

@@ -139,7 +139,7 @@ pub fn flag(
             Ok(values) if is_met(&values, text, at_least) => return Ok(values),
             Err(failure) if failure.code != Failure::NOT_FOUND => return Err(failure),
             // There is no such experiment, rather than no such flag.
-            Err(failure) if failure.message.contains("experiment") => return Err(failure),
+            Err(failure) if failure.message.starts_with("no experiment named ") => return Err(failure),
             _ if begun.elapsed() >= limit => {
                 let text = format!("{flag} was not as it should be within {} s", limit.as_secs());
                 return Err(Failure::new(Failure::ENDED_BADLY, text));
