@@ -22,7 +22,7 @@ mod store;
 mod wire;
 
 pub use reconcile::Reconcile;
-pub use service::Experiments;
+pub use service::{Experiments, User};
 
 use crate::{
     domain::{Context, Domain, Entry, Loop},
@@ -35,7 +35,7 @@ pub const ENTRY: Entry = Entry { name: "experiment", asks: service::asks, open }
 
 fn open(context: &Context) -> Domain {
     let experiments = Experiments { fleet: context.fleet.clone(), blobs: context.blobs.clone() };
-    let reconcile = Reconcile { experiments: experiments.clone() };
+    let reconcile = Reconcile { experiments: experiments.clone(), here_since: context.db.clock().now() };
     let api = api::Api { experiments, access: context.access.clone() };
     Domain {
         routes: netunicorn::routes(api.clone()).merge(api::routes(api.clone())),

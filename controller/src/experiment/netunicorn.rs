@@ -30,10 +30,7 @@ use super::{
 use crate::{
     error::Error,
     platform::db::clean,
-    web::{
-        Caller, Policy, Query, Role, Routes, body, form,
-        gate::{Client, Via},
-    },
+    web::{Caller, Policy, Query, Role, Routes, body, form, gate::Client},
 };
 
 /// A body of `prepare`: graphs of many nodes, bytes.
@@ -48,7 +45,6 @@ const MAX_LISTED: i64 = 10_000;
 /// A client that showed a good token, and what its context header says.
 struct Known {
     user: User,
-    role: Role,
 }
 
 /// An answer that is no success.
@@ -76,26 +72,44 @@ struct CancelExecutors {
 
 /// The routes, below `/netunicorn`.
 pub fn routes(api: Api) -> Routes {
-    let policy = Policy::public();
+    let (known, run) = (Policy::logged_in(), Policy::operator());
+    let (get, post) = (Method::GET, Method::POST);
     Routes::new()
-        .foreign(Method::POST, "/netunicorn/api/v1/token", policy, token)
-        .foreign(Method::GET, "/netunicorn/api/v1/verify_token", policy, verify_token)
-        .foreign(Method::GET, "/netunicorn/api/v1/health", policy, health)
-        .foreign(Method::GET, "/netunicorn/api/v1/nodes", policy, nodes)
-        .foreign(Method::GET, "/netunicorn/api/v1/experiment", policy, experiments)
-        .foreign(Method::GET, "/netunicorn/api/v1/experiment/{name}", policy, experiment)
-        .foreign(Method::DELETE, "/netunicorn/api/v1/experiment/{name}", policy, delete)
-        .foreign(Method::POST, "/netunicorn/api/v1/experiment/{name}/prepare", policy.body_limit(MAX_PREPARE), prepare)
-        .foreign(Method::POST, "/netunicorn/api/v1/experiment/{name}/start", policy, start)
-        .foreign(Method::POST, "/netunicorn/api/v1/experiment/{name}/cancel", policy, cancel)
-        .foreign(Method::POST, "/netunicorn/api/v1/executors/cancel", policy, cancel_executors)
-        .foreign(Method::GET, "/netunicorn/api/v1/experiment/{name}/flag/{flag}", policy, get_flag)
-        .foreign(Method::POST, "/netunicorn/api/v1/experiment/{name}/flag/{flag}", policy, set_flag)
-        .foreign(Method::GET, "/netunicorn/api/v1/ui/locks", policy, ui_locks)
-        .foreign(Method::GET, "/netunicorn/api/v1/ui/compilations", policy, ui_compilations)
-        .foreign(Method::GET, "/netunicorn/api/v1/ui/running_experiments", policy, ui_running)
-        .foreign(Method::GET, "/netunicorn/api/v1/ui/last_experiments", policy, ui_last)
+        .foreign(post.clone(), "/netunicorn/api/v1/token", Policy::public(), refuse, token)
+        .foreign(get.clone(), "/netunicorn/api/v1/verify_token", known, refuse, verify_token)
+        .foreign(get.clone(), "/netunicorn/api/v1/health", known, refuse, health)
+        .foreign(get.clone(), "/netunicorn/api/v1/nodes", known, refuse, nodes)
+        .foreign(get.clone(), "/netunicorn/api/v1/experiment", known, refuse, experiments)
+        .foreign(get.clone(), "/netunicorn/api/v1/experiment/{name}", known, refuse, experiment)
+        .foreign(Method::DELETE, "/netunicorn/api/v1/experiment/{name}", run, refuse, delete)
+        .foreign(
+            post.clone(),
+            "/netunicorn/api/v1/experiment/{name}/prepare",
+            run.body_limit(MAX_PREPARE),
+            refuse,
+            prepare,
+        )
+        .foreign(post.clone(), "/netunicorn/api/v1/experiment/{name}/start", run, refuse, start)
+        .foreign(post.clone(), "/netunicorn/api/v1/experiment/{name}/cancel", run, refuse, cancel)
+        .foreign(post.clone(), "/netunicorn/api/v1/executors/cancel", run, refuse, cancel_executors)
+        .foreign(get.clone(), "/netunicorn/api/v1/experiment/{name}/flag/{flag}", known, refuse, get_flag)
+        .foreign(post, "/netunicorn/api/v1/experiment/{name}/flag/{flag}", run, refuse, set_flag)
+        .foreign(get.clone(), "/netunicorn/api/v1/ui/locks", known, refuse, ui_locks)
+        .foreign(get.clone(), "/netunicorn/api/v1/ui/compilations", known, refuse, ui_compilations)
+        .foreign(get.clone(), "/netunicorn/api/v1/ui/running_experiments", known, refuse, ui_running)
+        .foreign(get, "/netunicorn/api/v1/ui/last_experiments", known, refuse, ui_last)
         .with_state(api)
+}
+
+/// What the gate refuses, in the mediator's words.
+fn refuse(shows_token: bool, error: Error) -> Response {
+    match error {
+        Error::Unauthenticated(_) => {
+            unauthorized(if shows_token { "Access token not found" } else { "Not authenticated" }).into_response()
+        }
+        Error::Forbidden(text) => Refused::Detail(StatusCode::FORBIDDEN, json!(text)).into_response(),
+        other => other.into_response(),
+    }
 }
 
 // === who asks ===
@@ -104,29 +118,11 @@ impl FromRequestParts<Api> for Known {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Answer<Self> {
-        let Some(caller) = parts.extensions.get::<Caller>().filter(|c| matches!(c.via, Via::Token { .. })).cloned()
-        else {
-            let shown = parts.headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).unwrap_or_default();
-            let is_bearer = shown.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("bearer "));
-            return Err(unauthorized(if is_bearer { "Access token not found" } else { "Not authenticated" }));
-        };
+        let caller = <Caller as FromRequestParts<Api>>::from_request_parts(parts, api).await?;
         context(&parts.headers)?;
         let tags = api.access.tags(&caller.user_id).await?;
         let is_admin = caller.role == Role::Admin;
-        Ok(Self { user: User { name: caller.name, tags, is_admin, actor: caller.actor }, role: caller.role })
-    }
-}
-
-impl Known {
-    /// Who may change something.
-    fn operator(&self) -> Answer<&User> {
-        if self.role >= Role::Operator {
-            return Ok(&self.user);
-        }
-        Err(Refused::Detail(
-            StatusCode::FORBIDDEN,
-            json!("experiments are run by users of the role operator; yours is viewer"),
-        ))
+        Ok(Self { user: User { name: caller.name, tags, is_admin, actor: caller.actor } })
     }
 }
 
@@ -223,11 +219,10 @@ async fn prepare(
     known: Known,
     request: Request,
 ) -> Answer<Json<String>> {
-    let user = known.operator()?;
     let bytes = body::read(request).await?;
     let order = Order::read(&bytes)?;
     drop(bytes);
-    api.experiments.prepare(user, &name, &order).await?;
+    api.experiments.prepare(&known.user, &name, &order).await?;
     Ok(Json(name))
 }
 
@@ -238,7 +233,7 @@ async fn start(
     request: Request,
 ) -> Answer<Json<String>> {
     connectors_context(request).await?;
-    api.experiments.start(known.operator()?, &name).await?;
+    api.experiments.start(&known.user, &name).await?;
     Ok(Json(name))
 }
 
@@ -249,7 +244,7 @@ async fn cancel(
     request: Request,
 ) -> Answer<Json<&'static str>> {
     connectors_context(request).await?;
-    api.experiments.cancel(known.operator()?, &name).await?;
+    api.experiments.cancel(&known.user, &name).await?;
     Ok(Json("Executors cancellation started"))
 }
 
@@ -257,12 +252,12 @@ async fn cancel_executors(State(api): State<Api>, known: Known, request: Request
     let bytes = body::read(request).await?;
     let wanted: CancelExecutors =
         serde_json::from_slice(&bytes).map_err(|error| unprocessable(&["body"], &error.to_string()))?;
-    api.experiments.cancel_executors(known.operator()?, &wanted.executors).await?;
+    api.experiments.cancel_executors(&known.user, &wanted.executors).await?;
     Ok(Json("Executors cancellation started"))
 }
 
 async fn delete(State(api): State<Api>, Path(name): Path<String>, known: Known) -> Answer<Json<Value>> {
-    api.experiments.delete(known.operator()?, &name).await?;
+    api.experiments.delete(&known.user, &name).await?;
     Ok(Json(Value::Null))
 }
 
@@ -283,7 +278,7 @@ async fn set_flag(
 ) -> Answer<Json<Value>> {
     let bytes = body::read(request).await?;
     let values = flag_values(&bytes)?;
-    api.experiments.change_flag(known.operator()?, &name, &flag, &FlagChange::Set(values)).await?;
+    api.experiments.change_flag(&known.user, &name, &flag, &FlagChange::Set(values)).await?;
     Ok(Json(Value::Null))
 }
 

@@ -37,6 +37,9 @@ use crate::{
 
 const LIST: &str = "/experiments";
 
+/// Experiments in a choice.
+const CHOICE: i64 = 100;
+
 /// Bytes of output on a page.
 const TAIL: i64 = 64 << 10;
 
@@ -82,15 +85,18 @@ struct ExecutorPage {
 #[template(path = "experiment/templates/compare.html")]
 struct ComparePage {
     layout: Layout,
-    left: ExperimentView,
-    right: ExperimentView,
-    comparison: Comparison,
+    /// The owner's newest, to choose from.
+    choice: Vec<ExperimentView>,
+    query: CompareQuery,
+    compared: Option<(ExperimentView, ExperimentView, Comparison)>,
 }
 
 /// Which two runs.
 #[derive(Debug, Deserialize)]
 struct CompareQuery {
+    #[serde(default)]
     a: String,
+    #[serde(default)]
     b: String,
     #[serde(default)]
     owner: String,
@@ -371,11 +377,19 @@ async fn compare(
     Query(query): Query<CompareQuery>,
 ) -> Result<Response> {
     let of = Of::new(&api.access, &caller, &query.owner).await?;
-    let left = show(&api.experiments, &of.user.name, &query.a).await?;
-    let right = show(&api.experiments, &of.user.name, &query.b).await?;
-    let comparison = compare::compare(&left.nodes, &right.nodes);
-    let layout = layout.title(format!("{} and {}", query.a, query.b));
-    render(&ComparePage { layout, left: left.experiment, right: right.experiment, comparison })
+    let compared = if query.a.is_empty() || query.b.is_empty() {
+        None
+    } else {
+        let left = show(&api.experiments, &of.user.name, &query.a).await?;
+        let right = show(&api.experiments, &of.user.name, &query.b).await?;
+        let comparison = compare::compare(&left.nodes, &right.nodes);
+        Some((left.experiment, right.experiment, comparison))
+    };
+    let filter = store::Filter { owner: Some(of.user.name), ..store::Filter::default() };
+    let mut conn = api.experiments.fleet.db.read().await?;
+    let choice = store::experiments(&mut conn, &filter, CHOICE).await?;
+    let choice = api::views(&mut conn, choice).await?;
+    render(&ComparePage { layout: layout.title("Two runs"), choice, query, compared })
 }
 
 // === changing ===

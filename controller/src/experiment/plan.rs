@@ -11,6 +11,8 @@ pub struct Snapshot {
     pub starts: bool,
     /// Its deployments, in their order.
     pub deployments: Vec<Seen>,
+    /// Since when home is here to see who is away, milliseconds since the Unix epoch: before that, nodes had no home.
+    pub here_since: i64,
     /// Milliseconds since the Unix epoch.
     pub now: i64,
 }
@@ -181,7 +183,7 @@ fn step(it: &Snapshot, seen: &Seen, stops: bool) -> Option<Step> {
 }
 
 fn is_away_too_long(it: &Snapshot, seen: &Seen) -> bool {
-    seen.away_since.is_some_and(|since| it.now - since >= seen.keep_alive)
+    seen.away_since.is_some_and(|since| it.now - since.max(it.here_since) >= seen.keep_alive)
 }
 
 /// What the experiment becomes when its deployments stand like this.

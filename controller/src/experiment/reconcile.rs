@@ -51,6 +51,8 @@ const LEASE: Duration = Duration::from_millis(REPLICA_LIFE.unsigned_abs());
 pub struct Reconcile {
     /// The experiments.
     pub experiments: Experiments,
+    /// Since when this controller runs, milliseconds since the Unix epoch.
+    pub here_since: i64,
 }
 
 /// What one round did.
@@ -111,7 +113,7 @@ impl Reconcile {
         let mut conn = db.read().await?;
         let now = db.clock().now();
         let Some(row) = store::fetch_any(&mut conn, id).await? else { return Ok(false) };
-        let (snapshot, _) = observe(&mut conn, &row, now).await?;
+        let (snapshot, _) = observe(&mut conn, &row, self.here_since, now).await?;
         drop(conn);
         if plan::plan(&snapshot).is_empty() {
             return Ok(false);
@@ -128,7 +130,7 @@ impl Reconcile {
             .write(|mut tx| async move {
                 let Some(mut row) = store::lock_by_id(&mut tx, id).await? else { return tx.done(false) };
                 let now = tx.now();
-                let (snapshot, mut observed) = observe(&mut tx, &row, now).await?;
+                let (snapshot, mut observed) = observe(&mut tx, &row, self.here_since, now).await?;
                 let actions = plan::plan(&snapshot);
                 let changed = !actions.is_empty();
                 tx.crash_points(CrashPoint::BeforePlanCommit, CrashPoint::AfterPlanCommit);
@@ -175,7 +177,7 @@ impl Reconcile {
 }
 
 /// Everything that is known of an experiment, and its deployments' rows beside it.
-async fn observe(conn: &mut Conn, row: &ExperimentRow, now: i64) -> Result<(Snapshot, Vec<Observed>)> {
+async fn observe(conn: &mut Conn, row: &ExperimentRow, here_since: i64, now: i64) -> Result<(Snapshot, Vec<Observed>)> {
     let rows = store::deployments(conn, &row.id).await?;
     let mut of_kind: BTreeMap<&'static str, Vec<String>> = BTreeMap::new();
     for row in &rows {
@@ -229,7 +231,7 @@ async fn observe(conn: &mut Conn, row: &ExperimentRow, now: i64) -> Result<(Snap
         });
         observed.push(Observed { row, left });
     }
-    Ok((Snapshot { status: status_of(row)?, starts: row.starts == 1, deployments, now }, observed))
+    Ok((Snapshot { status: status_of(row)?, starts: row.starts == 1, deployments, here_since, now }, observed))
 }
 
 /// Whether a node has stored every blob that its executor's report names.

@@ -132,7 +132,12 @@ pub(super) struct Rule {
     pub policy: Policy,
     /// Refusals are pages.
     pub page: bool,
+    /// Says refusals in another system's words.
+    pub foreign: Option<Foreign>,
 }
+
+/// Says a refusal in another system's words, given whether a token was shown.
+pub type Foreign = fn(bool, Error) -> Response;
 
 impl std::fmt::Debug for Gate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -270,6 +275,7 @@ pub(super) async fn guard(rule: Rule, request: Request, next: Next) -> Response 
         Err(error) => return error.into_response(),
     };
     let (parts, body) = request.into_parts();
+    let shows_token = parts.headers.contains_key(header::AUTHORIZATION);
     let target = parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
     let is_get = parts.method == Method::GET;
     let mut layout = Layout::of(&parts, &gate);
@@ -278,7 +284,10 @@ pub(super) async fn guard(rule: Rule, request: Request, next: Next) -> Response 
         Ok(request) => next.run(request).await,
         Err(Halt::Answered(answer)) => return *answer,
         Err(Halt::Refused(Error::Unauthenticated(_))) if rule.page && is_get => return to_login(&target),
-        Err(Halt::Refused(error)) => error.into_response(),
+        Err(Halt::Refused(error)) => match rule.foreign {
+            Some(say) => say(shows_token, error),
+            None => error.into_response(),
+        },
     };
     if rule.page { page::finish(answer, layout).await } else { answer }
 }

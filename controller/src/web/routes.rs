@@ -19,7 +19,7 @@ use utoipa::{
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 
 use super::{
-    gate::{Rule, guard},
+    gate::{Foreign, Rule, guard},
     policy::{Access, Policy},
 };
 use crate::error::Problem;
@@ -66,7 +66,7 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
                 self.table.push(entry(path, method, policy, ""));
             }
         }
-        let rule = Rule { policy, page: false };
+        let rule = Rule { policy, page: false, foreign: None };
         let methods = methods.route_layer(middleware::from_fn(move |request, next| guard(rule, request, next)));
         self.router = self.router.routes((schemas, paths, methods));
         self
@@ -80,7 +80,7 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
     {
         let filter = MethodFilter::try_from(method.clone()).expect("pages use the usual methods");
         self.table.push(entry(path, method.as_str(), policy, "page"));
-        let rule = Rule { policy, page: true };
+        let rule = Rule { policy, page: true, foreign: None };
         let methods: MethodRouter<S, Infallible> = MethodRouter::new().on(filter, handler);
         let methods = methods.route_layer(middleware::from_fn(move |request, next| guard(rule, request, next)));
         self.router = self.router.route(path, methods);
@@ -94,7 +94,7 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
         T: 'static,
     {
         self.table.push(entry(path, "GET", policy, "plain"));
-        let rule = Rule { policy, page: false };
+        let rule = Rule { policy, page: false, foreign: None };
         let methods: MethodRouter<S, Infallible> = axum::routing::get(handler);
         let methods = methods.route_layer(middleware::from_fn(move |request, next| guard(rule, request, next)));
         self.router = self.router.route(path, methods);
@@ -102,15 +102,15 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
     }
 
     /// Adds a route of another system's API, spoken for its clients. It stands in the policy table, not in this API's
-    /// description; where it is public, its handler tells who may in that system's words.
-    pub fn foreign<H, T>(mut self, method: Method, path: &'static str, policy: Policy, handler: H) -> Self
+    /// description; `say` says the gate's refusals in that system's words.
+    pub fn foreign<H, T>(mut self, method: Method, path: &'static str, policy: Policy, say: Foreign, handler: H) -> Self
     where
         H: Handler<T, S>,
         T: 'static,
     {
         let filter = MethodFilter::try_from(method.clone()).expect("foreign routes use the usual methods");
         self.table.push(entry(path, method.as_str(), policy, "foreign"));
-        let rule = Rule { policy, page: false };
+        let rule = Rule { policy, page: false, foreign: Some(say) };
         let methods: MethodRouter<S, Infallible> = MethodRouter::new().on(filter, handler);
         let methods = methods.route_layer(middleware::from_fn(move |request, next| guard(rule, request, next)));
         self.router = self.router.route(path, methods);
@@ -125,7 +125,7 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
         T::Future: Send + 'static,
     {
         self.table.push(entry(path, "POST", policy, "grpc"));
-        let rule = Rule { policy, page: false };
+        let rule = Rule { policy, page: false, foreign: None };
         let methods: MethodRouter<S, Infallible> = axum::routing::post_service(service);
         let methods = methods.route_layer(middleware::from_fn(move |request, next| guard(rule, request, next)));
         self.router = self.router.route(path, methods);

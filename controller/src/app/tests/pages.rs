@@ -32,6 +32,8 @@ struct Console {
     invitation: String,
     /// A link of the backbone `bb`, and an invitation to the network `net`.
     made: [String; 2],
+    /// An executor of the experiment of a hostile name.
+    executor: String,
 }
 
 /// A person at a browser.
@@ -73,7 +75,14 @@ impl Console {
             stop: CancellationToken::new(),
         };
         let router = surface().router(gate).0;
-        let mut console = Self { router, access, table, invitation, made: Default::default() };
+        let mut console = Self {
+            router,
+            access,
+            table,
+            invitation,
+            made: Default::default(),
+            executor: furnish_experiment(&fleet).await,
+        };
         console.made = console.furnish_network(&fleet).await;
         console
     }
@@ -162,6 +171,11 @@ impl Console {
             let name = if path.starts_with("/users") { "viewer" } else { "web" };
             let path = path.replace("{backbone}", "bb").replace("{site}", "paris").replace("{network}", "net");
             let path = path.replace("{member}", "host-till").replace("{table}", "members");
+            if path.starts_with("/experiments") {
+                let hostile = "%22%3E%3Cscript%3Ealert(1)%3C%2Fscript%3E%26%27";
+                let path = path.replace("{executor}", &self.executor).replace("{owner}", "admin");
+                return path.replace("{name}", hostile);
+            }
             let path = path.replace("{access_point}", "members").replace("{link}", &self.made[0]);
             let path = path.replace("{invitation}", &self.made[1]).replace("{service_link}", "web");
             let path = path.replace("{service}", "web").replace("{image}", "server").replace("{endpoint}", "server");
@@ -203,6 +217,32 @@ async fn furnish(fleet: &Fleet) -> String {
     let new = NewStaging { project: "shop".into(), name: "web".into(), tag: "v1<b>".into(), overrides };
     staging.create(&ada, &new).await.expect("a staging");
     invitation.id
+}
+
+/// A node, and an experiment on it whose name does not mean well. Gives its executor.
+async fn furnish_experiment(fleet: &Fleet) -> String {
+    use crate::{experiment, platform::db::query};
+    settle_agent(fleet, "node", Class::ExperimentNode, &[]).await;
+    let able = serde_json::json!([{
+        "kind": "experiment.deployment", "oldest_version": 1, "newest_version": 1, "offers": ["shell"],
+    }]);
+    let able = &able.to_string();
+    let made_able = fleet.db.write(|mut tx| async move {
+        let text = "update fleet_agent set capabilities = $1, liveness = 'online' where id = 'node'";
+        query(text.into()).bind(able.clone()).execute(&mut *tx).await?;
+        tx.done(())
+    });
+    made_able.await.expect("the node is able");
+    let experiments = experiment::Experiments { fleet: fleet.clone(), blobs: fleet.blobs.clone() };
+    let spec = serde_json::json!({"deployments": [{
+        "nodes": {"take": 1}, "tasks": [{"name": "t", "script": "true", "variables": {"TOKEN": SECRET}}],
+    }]});
+    let spec = serde_json::from_value(spec).expect("a file");
+    let actor = Actor { name: "user/admin".into(), source: Source::Cli };
+    let admin = experiment::User { name: "admin".into(), tags: Default::default(), is_admin: true, actor };
+    experiments.run(&admin, HOSTILE, &spec, true).await.expect("it is prepared");
+    let shown = experiment::api::show(&experiments, "admin", HOSTILE).await.expect("is there");
+    shown.nodes[0].executor.clone()
 }
 
 const WEB: &str = "/staging/projects/shop/stagings/web";

@@ -136,11 +136,17 @@ impl Experiments {
     /// The nodes an order names, each checked against what the user may use and the node can run.
     async fn find_nodes(&self, conn: &mut Conn, user: &User, order: &Order) -> Refusable<Known> {
         let all = placed(conn).await?.into_iter().filter(|it| it.is_open_to(&user.tags));
-        let known: Known = all.map(|it| ((it.node.connector().to_owned(), it.node.name.clone()), it.into())).collect();
+        let (mut known, mut doubled) = (Known::new(), BTreeSet::new());
+        for it in all {
+            let key = (it.node.connector().to_owned(), it.node.name.clone());
+            if known.insert(key.clone(), it.into()).is_some() {
+                doubled.insert(key);
+            }
+        }
         order
             .deployments
             .iter()
-            .try_for_each(|deployment| check_node(&known, deployment))
+            .try_for_each(|deployment| check_node(&known, &doubled, deployment))
             .map_err(Refusal::Sentence)?;
         Ok(known)
     }
@@ -189,14 +195,22 @@ fn choose(free: &[Placed], spec: &Spec) -> std::result::Result<Vec<Deployment>, 
     Ok(chosen)
 }
 
-fn check_node(known: &Known, deployment: &Deployment) -> std::result::Result<(), String> {
+fn check_node(
+    known: &Known,
+    doubled: &BTreeSet<(String, String)>,
+    deployment: &Deployment,
+) -> std::result::Result<(), String> {
     let (connector, name) = (deployment.node.connector(), &deployment.node.name);
     if connector != FLEET {
         return Err(format!("Node {name} names the connector {connector:?}, which is not there; there is {FLEET:?}"));
     }
-    let Some(it) = known.get(&(connector.to_owned(), name.clone())) else {
+    let key = (connector.to_owned(), name.clone());
+    let Some(it) = known.get(&key) else {
         return Err(format!("Node {name} is not there, or is not open to you; take nodes from the list of nodes"));
     };
+    if doubled.contains(&key) {
+        return Err(format!("Node {name} is the name of more than one agent; rename or remove all but one of them"));
+    }
     if !it.environments.contains(&deployment.environment.kind) {
         let have: Vec<_> = it.environments.iter().map(|e| e.word()).collect();
         let have = if have.is_empty() { "none".into() } else { have.join(", ") };

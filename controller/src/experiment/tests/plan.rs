@@ -18,7 +18,7 @@ fn end(outcome: Outcome) -> End {
 }
 
 fn of(status: Status, deployments: Vec<Seen>) -> Vec<Action> {
-    plan(&Snapshot { status, starts: false, deployments, now: NOW })
+    plan(&Snapshot { status, starts: false, deployments, here_since: 0, now: NOW })
 }
 
 #[test]
@@ -101,6 +101,16 @@ fn a_node_is_given_up_after_its_own_time_and_heard_when_it_is_back() {
     let back = Seen { is_given_up: true, ..seen(Stage::Ended, ended(Outcome::Cancelled)) };
     assert_eq!(of(Status::Finished, vec![back]), [Action::KeepLate(0, end(Outcome::Cancelled))]);
     assert_eq!(of(Status::Finished, vec![seen(Stage::Ended, ended(Outcome::Cancelled))]), []);
+}
+
+#[test]
+fn while_home_was_away_no_node_was() {
+    let of = |here_since| {
+        let away = Seen { away_since: Some(0), ..seen(Stage::Running, Told::Working(1)) };
+        plan(&Snapshot { status: Status::Running, starts: false, deployments: vec![away], here_since, now: NOW })
+    };
+    assert_eq!(of(NOW - 59_999), [], "it may not have come back yet");
+    assert!(matches!(&of(NOW - 60_000)[0], Action::GiveUp(0, _)));
 }
 
 #[test]

@@ -97,7 +97,7 @@ impl Rig {
     }
 
     pub async fn round(&self) -> Round {
-        let mut reconcile = Reconcile { experiments: self.experiments.clone() };
+        let mut reconcile = Reconcile { experiments: self.experiments.clone(), here_since: 0 };
         let round = reconcile.reconcile().await.expect("a round");
         assert_eq!(round.failed, []);
         round

@@ -122,6 +122,26 @@ async fn a_hand_made_node_gets_nobody_past_tags_locks_or_environments() {
 }
 
 #[tokio::test]
+async fn a_name_of_two_nodes_is_refused_and_takes_neither() {
+    for url in engines() {
+        let (rig, ada) = (Rig::new(&url).await, user("ada"));
+        let db = &rig.experiments.fleet.db;
+        db.write(|mut tx| async move {
+            sqlx::query("update fleet_agent set name = 'lo-1' where id = 'lo-2'").execute(&mut *tx).await?;
+            tx.done(())
+        })
+        .await
+        .expect("renamed");
+        let refused = rig.experiments.prepare(&ada, "x", &order(&["lo-1", "lo-3"])).await.expect_err("refused");
+        assert_eq!(
+            refused.to_string(),
+            "Node lo-1 is the name of more than one agent; rename or remove all but one of them"
+        );
+        assert!(rig.experiments.prepare(&user("bob"), "y", &order(&["lo-3"])).await.expect("it was not taken"));
+    }
+}
+
+#[tokio::test]
 async fn cancel_wins_over_a_running_preparation() {
     for url in engines() {
         let (rig, ada) = (Rig::new(&url).await, user("ada"));
