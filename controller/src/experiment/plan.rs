@@ -41,8 +41,8 @@ pub enum Told {
     Nothing,
     /// It is under way, since when by the node's clock.
     Working(i64),
-    /// It ended, and what it left is on its way here.
-    Arriving,
+    /// It ended, and what it left is on its way here since this time, milliseconds since the Unix epoch.
+    Arriving(End, i64),
     /// It ended.
     Ended(End),
 }
@@ -105,12 +105,7 @@ pub fn plan(it: &Snapshot) -> Vec<Action> {
             }
             Some(Step::NoteDeployed(end)) => {
                 actions.push(Action::NoteDeployed(n, end));
-                if it.status == Status::Running && !stops {
-                    start.push(n);
-                    Stage::Starting
-                } else {
-                    Stage::Deployed
-                }
+                Stage::Deployed
             }
             Some(Step::NoteRunning(at)) => {
                 actions.push(Action::NoteRunning(n, at));
@@ -161,7 +156,7 @@ fn step(it: &Snapshot, seen: &Seen, stops: bool) -> Option<Step> {
         started_at: None,
         ended_at: it.now,
     };
-    match (seen.stage, &seen.told) {
+    match (seen.stage, &arrived(it, seen, stops)) {
         (Stage::Waiting | Stage::Deployed, _) if stops => Some(Step::End(cancelled())),
         (Stage::Waiting, _) => Some(Step::Deploy),
         (Stage::Deployed, _) => (it.status == Status::Running).then_some(Step::Start),
@@ -179,6 +174,20 @@ fn step(it: &Snapshot, seen: &Seen, stops: bool) -> Option<Step> {
             ended_at: it.now,
         })),
         _ => None,
+    }
+}
+
+/// What was told, once nothing more of it is waited for. Of work that was withdrawn home takes nothing more; and what is
+/// on its way for longer than the node may be silent does not come.
+fn arrived(it: &Snapshot, seen: &Seen, stops: bool) -> Told {
+    match &seen.told {
+        Told::Arriving(end, since) if stops || seen.is_given_up || it.now - since >= seen.keep_alive => {
+            let outcome = if end.outcome == Outcome::Succeeded { Outcome::Failed } else { end.outcome };
+            let why = "what it left did not all arrive here";
+            let message = if end.message.is_empty() { why.into() } else { format!("{}; {why}", end.message) };
+            Told::Ended(End { outcome, message, ..end.clone() })
+        }
+        told => told.clone(),
     }
 }
 

@@ -216,10 +216,11 @@ async fn observe(conn: &mut Conn, row: &ExperimentRow, here_since: i64, now: i64
                 told = Told::Ended(end(outcome, why, now));
             }
         }
-        if let (Told::Ended(_), Some(left)) = (&told, &left)
-            && !is_stored(conn, &row, left).await?
-        {
-            told = Told::Arriving;
+        if let (Told::Ended(end), Some(left), Some(report)) = (&told, &left, reports.get(&row.id)) {
+            let stored = stored(conn, &row, left).await?;
+            if !left.blobs().iter().all(|digest| stored.contains(digest)) {
+                told = Told::Arriving(end.clone(), report.received_at);
+            }
         }
         deployments.push(Seen {
             stage: stage_of(&row)?,
@@ -234,20 +235,16 @@ async fn observe(conn: &mut Conn, row: &ExperimentRow, here_since: i64, now: i64
     Ok((Snapshot { status: status_of(row)?, starts: row.starts == 1, deployments, here_since, now }, observed))
 }
 
-/// Whether a node has stored every blob that its executor's report names.
-async fn is_stored(conn: &mut Conn, row: &DeploymentRow, left: &Left) -> Result<bool> {
-    let blobs = left.contents().into_iter().filter_map(|content| match content {
-        wire::Bytes::Blob(digest, _) => Some(digest),
-        wire::Bytes::Inline(_) => None,
-    });
-    let mut blobs = blobs.peekable();
-    if blobs.peek().is_none() {
-        return Ok(true);
-    }
-    let Some(agent) = row.agent_id.clone().map(AgentId) else { return Ok(false) };
+/// Of the blobs that an executor's report names, those that its node stored for it.
+async fn stored(conn: &mut Conn, row: &DeploymentRow, left: &Left) -> Result<BTreeSet<String>> {
+    let mut named = left.blobs();
+    let Some(agent) = row.agent_id.clone().map(AgentId).filter(|_| !named.is_empty()) else {
+        return Ok(BTreeSet::new());
+    };
     let owner = desired::blob_owner(&agent, &key(KIND_EXPERIMENT_EXECUTOR, &row.id));
     let stored = Blobs::use_of(conn, &owner).await?;
-    Ok(blobs.all(|digest| stored.contains_key(&digest)))
+    named.retain(|digest| stored.contains_key(digest));
+    Ok(named)
 }
 
 /// Kind of the work of a deployment that a node may say something of.
@@ -419,26 +416,28 @@ fn definition(row: &DeploymentRow) -> Result<(Definition, String)> {
 /// Keeps what an executor left, under the experiment.
 async fn keep_result(experiments: &Experiments, tx: &mut Tx, it: &mut Observed) -> Result<()> {
     let Some(left) = &it.left else { return Ok(()) };
+    let here = stored(tx, &it.row, left).await?;
     let (mut held, mut stored) = (Vec::new(), Vec::new());
-    let mut first = None;
+    let mut first: Option<Option<String>> = None;
     for content in left.contents() {
         let digest = match content {
             wire::Bytes::Inline(bytes) => {
                 held.push(experiments.blobs.hold(bytes.into()).await?);
                 held.last().map(|h| h.digest.clone())
             }
-            wire::Bytes::Blob(digest, _) => {
+            wire::Bytes::Blob(digest, _) if here.contains(&digest) => {
                 stored.push(digest.clone());
                 Some(digest)
             }
+            wire::Bytes::Blob(..) => None,
         };
-        first = first.or(digest);
+        first.get_or_insert(digest);
     }
     let keeper = keeper(&it.row.experiment_id);
     Blobs::keep(tx, &held, &keeper).await?;
     Blobs::keep_also(tx, &stored, &keeper).await?;
     if left.results.is_some() {
-        it.row.result = first.unwrap_or_default();
+        it.row.result = first.flatten().unwrap_or_default();
     }
     if !left.runs.is_empty() {
         let runs: Vec<_> = left.runs.iter().map(TaskRun::of).collect();

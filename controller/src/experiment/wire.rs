@@ -1,6 +1,6 @@
 //! Experiments to and from the wire.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use muster_pki::hex;
 use muster_proto::experiment as proto;
@@ -79,6 +79,15 @@ impl Left {
         let artifacts = self.runs.iter().flat_map(|run| &run.artifacts);
         let artifacts = artifacts.filter_map(|artifact| artifact.content.clone()).map(Bytes::of);
         self.results.iter().cloned().chain(artifacts).collect()
+    }
+
+    /// Digests of the blobs it names.
+    pub fn blobs(&self) -> BTreeSet<String> {
+        let digest = |content| match content {
+            Bytes::Blob(digest, _) => Some(digest),
+            Bytes::Inline(_) => None,
+        };
+        self.contents().into_iter().filter_map(digest).collect()
     }
 }
 

@@ -62,7 +62,8 @@ fn what_failed_to_be_prepared_is_not_started() {
 
 #[test]
 fn it_is_finished_when_the_last_executor_has_ended_and_what_it_left_is_here() {
-    let arriving = vec![seen(Stage::Running, Told::Arriving), seen(Stage::Ended, Told::Nothing)];
+    let arriving =
+        vec![seen(Stage::Running, Told::Arriving(end(Outcome::Succeeded), NOW)), seen(Stage::Ended, Told::Nothing)];
     assert_eq!(of(Status::Running, arriving), []);
     let last = vec![seen(Stage::Running, ended(Outcome::Succeeded)), seen(Stage::Ended, Told::Nothing)];
     let right = [Action::End(0, end(Outcome::Succeeded)), Action::Become(Status::Finished, String::new())];
@@ -131,4 +132,21 @@ fn a_plan_that_was_carried_out_leaves_nothing_to_do() {
     ] {
         assert_eq!(of(status, vec![seen(stage, Told::Nothing)]), [], "{status:?} {stage:?}");
     }
+}
+
+#[test]
+fn what_does_not_arrive_is_waited_for_so_long_as_a_node_may_be_silent_and_not_after_a_cancellation() {
+    let arriving = |outcome, since| seen(Stage::Running, Told::Arriving(end(outcome), since));
+    assert_eq!(of(Status::Running, vec![arriving(Outcome::Succeeded, NOW - 59_999)]), []);
+    for (status, one, outcome) in [
+        (Status::Running, arriving(Outcome::Succeeded, NOW - 60_000), Outcome::Failed),
+        (Status::Cancelling, arriving(Outcome::Cancelled, NOW), Outcome::Cancelled),
+    ] {
+        let actions = of(status, vec![one]);
+        let Action::End(0, ended) = &actions[0] else { panic!("{actions:?}") };
+        assert_eq!((ended.outcome, ended.message.as_str()), (outcome, "why; what it left did not all arrive here"));
+        assert!(matches!(&actions[1], Action::Become(after, _) if after.is_over()), "{actions:?}");
+    }
+    let late = Seen { is_given_up: true, ..seen(Stage::Ended, Told::Arriving(end(Outcome::Cancelled), NOW)) };
+    assert!(matches!(&of(Status::Finished, vec![late])[0], Action::KeepLate(0, _)));
 }
