@@ -245,9 +245,10 @@ words! {
 // === impl Wanted ===
 
 impl Wanted {
-    /// Once work that must be offered, in a transaction of its own, before it is sent.
+    /// Once work that must be offered, in a transaction of its own, before it is sent. A withdrawal runs nothing, and what
+    /// it withdraws may move on meanwhile: it is sent as it is.
     pub fn is_new_once(&self) -> bool {
-        self.mode == Mode::Once && matches!(self.state, State::Queued | State::Offered)
+        self.mode == Mode::Once && !self.digest.is_empty() && matches!(self.state, State::Queued | State::Offered)
     }
 
     /// Whether the agent lacks it: not accepted yet, or withdrawn while it was at work.

@@ -196,3 +196,18 @@ fn labels_are_read_as_pairs_with_room_around_them() {
     let refused = parse_labels("l", "a=1,b").expect_err("refused").to_string();
     assert!(refused.contains("\"b\" is not key=value"), "{refused}");
 }
+
+#[test]
+fn once_work_is_offered_before_it_is_sent_and_its_withdrawal_is_not() {
+    use State::{Accepted, Offered, Queued, Running};
+    for state in [Queued, Offered] {
+        let (put, withdrawn) = (wanted(Mode::Once, state, "x"), wanted(Mode::Once, state, ""));
+        assert!(put.is_new_once() && put.is_to_be_sent());
+        assert!(!withdrawn.is_new_once() && withdrawn.is_to_be_sent());
+    }
+    for state in [Accepted, Running] {
+        let (put, withdrawn) = (wanted(Mode::Once, state, "x"), wanted(Mode::Once, state, ""));
+        assert!(!put.is_new_once() && !put.is_to_be_sent());
+        assert!(!withdrawn.is_new_once() && withdrawn.is_to_be_sent());
+    }
+}
