@@ -74,6 +74,11 @@ impl Lab {
         self.nodes.push(node);
     }
 
+    /// The Python with netunicorn in it.
+    pub fn python(&self) -> &Path {
+        &self.python
+    }
+
     /// Waits until every node can be used.
     pub fn are_online(&self) {
         wait(&format!("every node is online\n{}", self.house.logs()), || {

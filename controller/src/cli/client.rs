@@ -2,22 +2,16 @@
 
 use std::{
     io::{BufRead, BufReader},
-    path::PathBuf,
-    sync::Arc,
     time::Duration,
 };
 
 use http::{Method, StatusCode};
-use rustls_pki_types::{CertificateDer, pem::PemObject};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
-use ureq::{
-    Agent,
-    tls::{Certificate, RootCerts, TlsConfig},
-};
+use ureq::Agent;
 
 use super::{Failure, Result, context::Target};
-use crate::error::Problem;
+use crate::{error::Problem, web::outside::tls};
 
 /// An answer is waited for this long; streams are read for as long as they last.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -48,17 +42,12 @@ impl Client {
             let text = format!("{:?} is no URL of a controller, such as https://muster.example.org", target.url);
             return Err(Failure::usage(text));
         }
-        let mut tls = TlsConfig::builder().unversioned_rustls_crypto_provider(muster_pki::tls::provider());
-        let roots = if is_tls && target.ca_pem.is_none() { Some(system_roots()?) } else { target.ca_pem.clone() };
-        if let Some(pem) = roots {
-            let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem.as_bytes())
-                .map(|c| c.map(|c| Certificate::from_der(&c).to_owned()))
-                .collect::<Result<_, _>>()
-                .map_err(|e| Failure::usage(format!("the CA file holds no certificates: {e}")))?;
-            tls = tls.root_certs(RootCerts::Specific(Arc::new(certificates)));
+        let mut config = Agent::config_builder();
+        if is_tls {
+            let wrong = |why| Failure::usage(format!("{why}; name the controller's with --ca-file"));
+            config = config.tls_config(tls(target.ca_pem.as_deref()).map_err(wrong)?);
         }
-        let config = Agent::config_builder()
-            .tls_config(tls.build())
+        let config = config
             .http_status_as_error(false)
             .timeout_connect(Some(Duration::from_secs(10)))
             .timeout_recv_response(Some(PATIENCE))
@@ -217,16 +206,6 @@ pub(crate) fn encoded(text: &str) -> String {
         other => format!("%{other:02X}"),
     };
     text.bytes().map(piece).collect()
-}
-
-/// The certificate authorities this machine trusts.
-fn system_roots() -> Result<String> {
-    let own = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
-    let known = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
-    let mut files = own.into_iter().chain(known.map(PathBuf::from));
-    files.find_map(|file| std::fs::read_to_string(file).ok()).ok_or_else(|| {
-        Failure::usage("this machine has no list of certificate authorities; name the controller's with --ca-file")
-    })
 }
 
 fn decode<T: DeserializeOwned>(mut answer: http::Response<ureq::Body>) -> Result<T> {

@@ -1,5 +1,6 @@
 //! `muster experiment …`: pipelines of tasks on pools of nodes.
 
+mod connector;
 pub(super) mod dev;
 mod download;
 mod file;
@@ -11,7 +12,7 @@ use clap::Subcommand;
 use http::Method;
 use serde_json::{Value, json};
 
-use self::watch::watch;
+use self::{connector::Connector, watch::watch};
 use super::{
     Failure, Form, Global, Result,
     client::{Client, encoded, query},
@@ -132,6 +133,9 @@ enum Command {
     /// Look at and change the values that an experiment's nodes share
     #[command(subcommand)]
     Flag(Flag),
+    /// List connectors, which bring nodes that are no agents; add, change and remove them
+    #[command(subcommand)]
+    Connector(Connector),
     /// Show or change what you want of experiments
     #[command(
         after_help = "Example:\n  muster experiment settings --graphs off     # smaller answers to netunicorn's client"
@@ -283,6 +287,7 @@ impl Args {
                 said(&which.name, "deleted")
             }
             Command::Flag(flag) => flag.run(global, &client),
+            Command::Connector(connector) => connector.run(global, &client),
             Command::Settings { graphs } => {
                 let path = "/api/v1/experiment/settings";
                 let now: Settings = match graphs {
@@ -358,10 +363,15 @@ fn nodes(form: Form, client: &Client) -> Result {
         };
         item["runs"] = words(&item["environments"]).join(",").into();
         item["tags"] = words(&item["properties"]["netunicorn-access-tags"]).join(",").into();
+        if item["is_template"].as_bool() == Some(true) {
+            let limit = item["limit"].as_f64().map_or_else(|| "…".into(), |limit| limit.to_string());
+            item["name"] = format!("{}{{1..{limit}}}", item["name"].as_str().unwrap_or_default()).into();
+        }
     }
     let columns = [
         ("NODE", "/name"),
         ("STATE", "/state"),
+        ("CONNECTOR", "/connector"),
         ("ARCHITECTURE", "/architecture"),
         ("PYTHON", "/properties/python"),
         ("RUNS", "/runs"),

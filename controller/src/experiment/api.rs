@@ -10,12 +10,14 @@ use axum::{
 };
 use http::{StatusCode, request::Parts};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::routes;
 
 use super::{
+    connector,
     model::{FlagChange, FlagValues, Outcome, Stage, Status, Until},
-    node::{EnvironmentType, Node},
+    node::{EnvironmentType, Node, Placed},
     run::TaskRun,
     service::{Experiments, Refusal, Seen, Told, User, status_of},
     spec::Spec,
@@ -40,8 +42,17 @@ pub struct Api {
 /// A node that could run something.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct NodeView {
-    /// The agent behind it.
-    pub agent: String,
+    /// The agent behind it; none: a connector brought it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    /// Which connector brought it.
+    pub connector: String,
+    /// It is a template: its nodes are called like it, with a number from 1 on behind the name.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_template: bool,
+    /// Of a template: how many nodes its connector makes at most; none: as many as are asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<f64>,
     /// The node, as clients of netunicorn know it.
     #[serde(flatten)]
     pub node: Node,
@@ -271,6 +282,7 @@ pub fn routes(api: Api) -> Routes {
         .add(run, routes!(add_to_flag))
         .add(known, routes!(flag_history))
         .merge(left::routes())
+        .merge(connector::api::routes())
         .with_state(api)
 }
 
@@ -295,7 +307,8 @@ impl Of {
         }
         let tags = access.tags(&caller.user_id).await?;
         let name = if owner.is_empty() { caller.name.clone() } else { owner.to_owned() };
-        Ok(Self { user: User { name, tags, is_admin, actor: caller.actor.clone() } })
+        let context = Value::Null;
+        Ok(Self { user: User { name, tags, is_admin, context, actor: caller.actor.clone() } })
     }
 }
 
@@ -309,12 +322,16 @@ async fn nodes(State(api): State<Api>, of: Of) -> Result<Json<Vec<NodeView>>> {
 
 /// The nodes that are open to a user, with who holds them.
 pub async fn node_views(experiments: &Experiments, user: &User) -> Result<Vec<NodeView>> {
+    let pools = experiments.pools(user).await?;
     let mut conn = experiments.fleet.db.read().await?;
     let locks = store::locks(&mut conn, None).await?;
-    let view = |it: super::node::Placed| {
+    let view = |(it, limit): (Placed, Option<Option<f64>>)| {
         let lock = locks.iter().find(|l| l.node_name == it.node.name && l.connector == it.node.connector());
         NodeView {
-            agent: it.agent.0,
+            agent: it.agent.map(|agent| agent.0),
+            connector: it.node.connector().to_owned(),
+            is_template: limit.is_some(),
+            limit: limit.flatten(),
             environments: it.environments,
             online: it.online,
             held_by: lock.map(|l| l.owner.clone()),
@@ -323,7 +340,11 @@ pub async fn node_views(experiments: &Experiments, user: &User) -> Result<Vec<No
             node: it.node,
         }
     };
-    Ok(experiments.nodes(&mut conn, user, true).await?.into_iter().map(view).collect())
+    let brought = pools.iter().flat_map(|(_, pool)| pool.nodes());
+    let brought = brought.map(|(node, limit)| (Placed::brought(node.clone()), limit));
+    let brought = brought.filter(|(it, _)| it.is_open_to(&user.tags));
+    let own = experiments.nodes(&mut conn, user, true).await?.into_iter().map(|it| (it, None));
+    Ok(own.chain(brought).map(view).collect())
 }
 
 // === settings ===
@@ -491,7 +512,7 @@ async fn delete(State(api): State<Api>, of: Of, Path(name): Path<String>) -> Res
 #[utoipa::path(post, path = "/api/v1/experiment/experiments/{name}/start", tag = "experiment",
     params(("name" = String, Path), OwnerQuery), responses((status = 200, body = ExperimentDetail)))]
 async fn start(State(api): State<Api>, of: Of, Path(name): Path<String>) -> Result<Json<ExperimentDetail>> {
-    match api.experiments.start(&of.user, &name).await {
+    match api.experiments.start(&of.user, &name, &Value::Null).await {
         Ok(()) | Err(Refusal::NotReady(_, Status::Running)) => {}
         Err(refusal) => return Err(refusal.into()),
     }
@@ -510,7 +531,7 @@ async fn cancel(
 ) -> Result<Json<ExperimentDetail>> {
     let experiments = &api.experiments;
     if wanted.executors.is_empty() {
-        experiments.cancel(&of.user, &name).await?;
+        experiments.cancel(&of.user, &name, &Value::Null).await?;
     } else {
         let shown = show(experiments, &of.user.name, &name).await?;
         let wanted: BTreeSet<_> = wanted.executors.into_iter().collect();
@@ -519,7 +540,7 @@ async fn cancel(
         if meant.is_empty() {
             return Err(Error::invalid("executors", "none of these is an executor or a node of the experiment"));
         }
-        experiments.cancel_executors(&of.user, &meant).await?;
+        experiments.cancel_executors(&of.user, &meant, &Value::Null).await?;
     }
     Ok(Json(show(experiments, &of.user.name, &name).await?))
 }

@@ -7,13 +7,16 @@
 //! nothing here ever opens a pickle.
 
 pub mod api;
+pub mod connector;
 pub mod model;
 mod netunicorn;
 pub mod node;
+mod observe;
 mod order;
 mod pages;
 mod pickle;
 mod plan;
+mod pool;
 mod reconcile;
 pub mod run;
 mod service;
@@ -21,6 +24,7 @@ pub mod spec;
 mod store;
 mod wire;
 
+pub use connector::reconcile::Calls;
 pub use reconcile::Reconcile;
 pub use service::{Experiments, User};
 
@@ -36,13 +40,18 @@ pub const ENTRY: Entry = Entry { name: "experiment", asks: service::asks, open }
 fn open(context: &Context) -> Domain {
     let experiments = Experiments { fleet: context.fleet.clone(), blobs: context.blobs.clone() };
     let reconcile = Reconcile { experiments: experiments.clone(), here_since: context.db.clock().now() };
+    let calls = Calls::new(experiments.clone());
+    let gateway = connector::gateway::routes(experiments.clone());
     let api = api::Api { experiments, access: context.access.clone() };
     Domain {
-        routes: netunicorn::routes(api.clone()).merge(api::routes(api.clone())),
+        routes: netunicorn::routes(api.clone()).merge(gateway).merge(api::routes(api.clone())),
         pages: pages::routes(api.clone()),
         nav: vec![NavItem { label: "Experiments", href: "/experiments", role: Role::Viewer }],
         cards: vec![pages::card(api)],
-        loops: vec![Loop::new("experiment", reconcile, context.db.wake().listen(&["experiment", AGENTS]))],
+        loops: vec![
+            Loop::new("experiment", reconcile, context.db.wake().listen(&["experiment", AGENTS])),
+            Loop::new("connector", calls, context.db.wake().listen(&[connector::reconcile::TOPIC])),
+        ],
         ..Domain::default()
     }
 }

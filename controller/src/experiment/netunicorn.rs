@@ -21,11 +21,11 @@ use serde_json::{Map, Value, json};
 use super::{
     api::Api,
     model::{FlagChange, FlagValues, Outcome, Stage, Status, Until},
-    node::pool,
     order::{Order, Unreadable},
     pickle,
+    pool::{Member, Pool},
     service::{Detail, Refusal, Seen, Told, User},
-    store::{self, ExperimentRow},
+    store::{self, DeploymentRow, ExperimentRow},
 };
 use crate::{
     error::Error,
@@ -48,7 +48,7 @@ struct Known {
 }
 
 /// An answer that is no success.
-enum Refused {
+pub enum Refused {
     /// As `HTTPException` is answered.
     Detail(StatusCode, Value),
     /// A domain's refusal: a JSON string.
@@ -68,6 +68,8 @@ struct Shown {
 #[derive(Debug, Deserialize)]
 struct CancelExecutors {
     executors: Vec<String>,
+    #[serde(default)]
+    cancellation_context: Value,
 }
 
 /// The routes, below `/netunicorn`.
@@ -119,10 +121,10 @@ impl FromRequestParts<Api> for Known {
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Answer<Self> {
         let caller = <Caller as FromRequestParts<Api>>::from_request_parts(parts, api).await?;
-        context(&parts.headers)?;
+        let context = context(&parts.headers)?;
         let tags = api.access.tags(&caller.user_id).await?;
         let is_admin = caller.role == Role::Admin;
-        Ok(Self { user: User { name: caller.name, tags, is_admin, actor: caller.actor } })
+        Ok(Self { user: User { name: caller.name, tags, is_admin, context, actor: caller.actor } })
     }
 }
 
@@ -176,12 +178,8 @@ async fn health(State(api): State<Api>, _: Known) -> Answer<Json<&'static str>> 
 }
 
 async fn nodes(State(api): State<Api>, known: Known) -> Answer<Json<Value>> {
-    let experiments = &api.experiments;
-    let mut conn = experiments.fleet.db.read().await?;
-    let nodes = experiments.nodes(&mut conn, &known.user, false).await?;
-    let nodes: Vec<_> = nodes.into_iter().map(|it| json!(it.node)).collect();
-    let pools = if nodes.is_empty() { Vec::new() } else { vec![pool(nodes)] };
-    Ok(Json(pool(pools)))
+    let pools = api.experiments.free_pools(&known.user).await?;
+    Ok(Json(Pool::Countable(pools.into_iter().map(Member::Pool).collect()).json()))
 }
 
 async fn experiments(
@@ -232,8 +230,8 @@ async fn start(
     known: Known,
     request: Request,
 ) -> Answer<Json<String>> {
-    connectors_context(request).await?;
-    api.experiments.start(&known.user, &name).await?;
+    let context = connectors_context(request).await?;
+    api.experiments.start(&known.user, &name, &context).await?;
     Ok(Json(name))
 }
 
@@ -243,8 +241,8 @@ async fn cancel(
     known: Known,
     request: Request,
 ) -> Answer<Json<&'static str>> {
-    connectors_context(request).await?;
-    api.experiments.cancel(&known.user, &name).await?;
+    let context = connectors_context(request).await?;
+    api.experiments.cancel(&known.user, &name, &context).await?;
     Ok(Json("Executors cancellation started"))
 }
 
@@ -252,7 +250,11 @@ async fn cancel_executors(State(api): State<Api>, known: Known, request: Request
     let bytes = body::read(request).await?;
     let wanted: CancelExecutors =
         serde_json::from_slice(&bytes).map_err(|error| unprocessable(&["body"], &error.to_string()))?;
-    api.experiments.cancel_executors(&known.user, &wanted.executors).await?;
+    let context = &wanted.cancellation_context;
+    if !(context.is_null() || context.is_object()) {
+        return Err(unprocessable(&["body", "cancellation_context"], "Input should be a valid dictionary"));
+    }
+    api.experiments.cancel_executors(&known.user, &wanted.executors, context).await?;
     Ok(Json("Executors cancellation started"))
 }
 
@@ -373,7 +375,8 @@ fn information(detail: Detail) -> Value {
         }
     };
     let context: Value = serde_json::from_str(&detail.row.context).unwrap_or_default();
-    let deployments: Vec<_> = detail.deployments.into_iter().map(deployment).collect();
+    let deployments: Vec<_> =
+        detail.deployments.iter().map(|seen| document(&seen.row, seen.graph.as_deref())).collect();
     json!({
         "status": detail.status.number(),
         "experiment": {"deployment_map": deployments, "deployment_context": context},
@@ -381,13 +384,14 @@ fn information(detail: Detail) -> Value {
     })
 }
 
-/// The same of a deployment: `Deployment`.
-fn deployment(seen: Seen) -> Value {
-    let mut document: Map<String, Value> = serde_json::from_str(&seen.row.document).unwrap_or_default();
-    document.insert("prepared".into(), json!(seen.row.deployed_at.is_some()));
-    let is_refused = seen.outcome.is_some_and(|o| o != Outcome::Succeeded) && seen.row.started_at.is_none();
-    document.insert("error".into(), if is_refused { json!(seen.row.message) } else { Value::Null });
-    document.insert("execution_graph".into(), json!(encoded(seen.graph.as_deref())));
+/// What clients and connectors know of a deployment: `Deployment`.
+pub fn document(row: &DeploymentRow, graph: Option<&[u8]>) -> Value {
+    let mut document: Map<String, Value> = serde_json::from_str(&row.document).unwrap_or_default();
+    document.insert("prepared".into(), json!(row.deployed_at.is_some()));
+    let has_failed = Outcome::from_word(&row.outcome).is_some_and(|o| o != Outcome::Succeeded);
+    let is_refused = has_failed && row.started_at.is_none();
+    document.insert("error".into(), if is_refused { json!(row.message) } else { Value::Null });
+    document.insert("execution_graph".into(), json!(encoded(graph)));
     Value::Object(document)
 }
 
@@ -437,7 +441,7 @@ async fn connectors_context(request: Request) -> Answer<Value> {
 }
 
 /// Values of a flag as a client sends them.
-fn flag_values(bytes: &[u8]) -> Answer<FlagValues> {
+pub fn flag_values(bytes: &[u8]) -> Answer<FlagValues> {
     let body: Value =
         serde_json::from_slice(bytes).map_err(|e| unprocessable(&["body"], &format!("JSON decode error: {e}")))?;
     let Value::Object(fields) = body else {

@@ -37,11 +37,11 @@ pub enum EnvironmentType {
     DockerImage,
 }
 
-/// A node that stands for an agent of the fleet.
+/// A node that could be asked to run something.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Placed {
-    /// The agent.
-    pub agent: AgentId,
+    /// The agent; none: a connector brought it.
+    pub agent: Option<AgentId>,
     /// The node.
     pub node: Node,
     /// What it can run.
@@ -128,7 +128,21 @@ impl Placed {
             additional_properties: Map::new(),
             architecture: architecture(&facts.arch).into(),
         };
-        Self { agent: agent.id.clone(), node, environments, tags, online: agent.is_online() }
+        Self { agent: Some(agent.id.clone()), node, environments, tags, online: agent.is_online() }
+    }
+
+    /// A node that a connector brought. One that does not say what it can run can run anything.
+    pub fn brought(node: Node) -> Self {
+        let words = |key: &str| {
+            let list = node.properties.get(key).and_then(Value::as_array);
+            list.map(|list| list.iter().filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>())
+        };
+        let environments = match words("netunicorn-environments") {
+            None => vec![EnvironmentType::ShellExecution, EnvironmentType::DockerImage],
+            Some(names) => names.iter().filter_map(|name| EnvironmentType::from_word(name)).collect(),
+        };
+        let tags = words("netunicorn-access-tags").unwrap_or_default().into_iter().collect();
+        Self { agent: None, node, environments, tags, online: true }
     }
 
     /// Whether a user of these tags may see and use it: one without tags sees all, a node without tags is seen by all,
@@ -145,9 +159,4 @@ fn architecture(kernel: &str) -> &'static str {
         "aarch64" | "arm64" => "linux/arm64",
         _ => "unknown",
     }
-}
-
-/// A pool that ends where its nodes do. Without a limit stands null: `Infinity` is no JSON.
-pub fn pool(members: Vec<Value>) -> Value {
-    json!({"node_pool_type": "CountableNodePool", "node_pool_data": members, "node_pool_metadata": null})
 }

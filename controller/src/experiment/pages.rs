@@ -14,10 +14,15 @@ use axum::{
 use http::Method;
 use muster_proto::{KIND_EXPERIMENT_DEPLOYMENT, KIND_EXPERIMENT_EXECUTOR};
 use serde::Deserialize;
+use serde_json::Value;
 
 use self::{compare::Comparison, grid::Grid, timeline::Timeline};
 use super::{
     api::{self, Api, DeploymentView, ExperimentDetail, ExperimentQuery, ExperimentView, NodeView, Of, left, show},
+    connector::{
+        api::{ConnectorView, connector_views},
+        model::Health,
+    },
     model::{ExecutorId, Outcome, Stage, Status},
     run::{TaskRun, TaskState},
     service::key,
@@ -56,6 +61,7 @@ struct ListPage {
 struct NodesPage {
     layout: Layout,
     nodes: Vec<NodeView>,
+    connectors: Vec<ConnectorView>,
 }
 
 #[derive(Template)]
@@ -213,7 +219,27 @@ impl ExperimentView {
     }
 }
 
+impl ConnectorView {
+    /// How it fares, as a chip.
+    fn chip(&self) -> Chip {
+        match self.health {
+            _ if !self.enabled => Chip { word: "off", tone: Tone::Quiet },
+            Health::New => Chip { word: "new", tone: Tone::Busy },
+            Health::Well => Chip { word: "well", tone: Tone::Good },
+            Health::Failing => Chip { word: "failing", tone: Tone::Bad },
+        }
+    }
+}
+
 impl NodeView {
+    /// How many nodes a template stands for, in words.
+    fn stands_for(&self) -> String {
+        match self.limit {
+            Some(limit) => format!("1 to {limit}"),
+            None => "1, 2, 3, …".into(),
+        }
+    }
+
     fn tags(&self) -> String {
         let tags = self.node.properties.get("netunicorn-access-tags").and_then(|t| t.as_array());
         let tags: Vec<_> = tags.into_iter().flatten().filter_map(|t| t.as_str()).collect();
@@ -320,7 +346,8 @@ async fn list(
 
 async fn nodes(State(api): State<Api>, of: Of, layout: Layout) -> Result<Response> {
     let nodes = api::node_views(&api.experiments, &of.user).await?;
-    render(&NodesPage { layout: layout.title("Nodes"), nodes })
+    let connectors = connector_views(&api.experiments).await?;
+    render(&NodesPage { layout: layout.title("Nodes"), nodes, connectors })
 }
 
 async fn experiment(
@@ -406,7 +433,7 @@ async fn start(
     Path((owner, name)): Path<(String, String)>,
 ) -> Result<Response> {
     let (user, page) = meant(&api, &caller, &owner, &name).await?;
-    match api.experiments.start(&user, &name).await {
+    match api.experiments.start(&user, &name, &Value::Null).await {
         Ok(()) => Ok(redirect(&page, "Started.")),
         Err(refusal) => redirect_refused(&page, refusal.into()),
     }
@@ -431,7 +458,7 @@ async fn cancel(
     _: Fields,
 ) -> Result<Response> {
     let (user, page) = meant(&api, &caller, &owner, &name).await?;
-    match api.experiments.cancel(&user, &name).await {
+    match api.experiments.cancel(&user, &name, &Value::Null).await {
         Ok(_) => Ok(redirect(&page, "Its end was asked for.")),
         Err(refusal) => redirect_refused(&page, refusal.into()),
     }

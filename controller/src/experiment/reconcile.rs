@@ -1,40 +1,32 @@
 //! The loop of experiments: observe → plan → apply, one experiment a transaction.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use muster_proto::{KIND_EXPERIMENT_CLEANUP, KIND_EXPERIMENT_DEPLOYMENT, KIND_EXPERIMENT_EXECUTOR};
 use serde_json::json;
 
 use super::{
-    model::{ExperimentId, Outcome, Stage, Status},
+    connector::{self, model::Verb},
+    model::{ExperimentId, FLEET, Stage, Status},
     node::EnvironmentType,
+    observe::{Observed, observe, stored},
     order::Definition,
-    plan::{self, Action, End, Seen, Snapshot, Told},
+    plan::{self, Action, End},
     run::TaskRun,
-    service::{Experiments, keeper, key, stage_of, status_of, subject},
+    service::{Experiments, keeper, key, subject},
     spec,
     store::{self, DeploymentRow, ExperimentRow},
-    wire::{self, Left},
+    wire,
 };
 use crate::{
     error::{Error, Result},
     fleet::{
-        REPLICA_LIFE, agents,
+        REPLICA_LIFE,
         desired::{self, Document, OnInterrupt, OnRevoke},
         logs,
         model::{AgentId, Mode},
     },
-    platform::{
-        blobs::Blobs,
-        crash::CrashPoint,
-        db::{Conn, Tx, clean},
-        events::Actor,
-        lease,
-        reconcile::Reconciler,
-    },
+    platform::{blobs::Blobs, crash::CrashPoint, db::Tx, events::Actor, lease, reconcile::Reconciler},
 };
 
 /// What a deleted experiment left is kept for so long, milliseconds.
@@ -64,12 +56,6 @@ pub struct Round {
     pub changed: usize,
     /// Experiments whose plan could not be carried out, and why.
     pub failed: Vec<(String, String)>,
-}
-
-/// A deployment with what is known beside its row.
-struct Observed {
-    row: DeploymentRow,
-    left: Option<Left>,
 }
 
 // === impl Reconcile ===
@@ -176,93 +162,6 @@ impl Reconcile {
     }
 }
 
-/// Everything that is known of an experiment, and its deployments' rows beside it.
-async fn observe(conn: &mut Conn, row: &ExperimentRow, here_since: i64, now: i64) -> Result<(Snapshot, Vec<Observed>)> {
-    let rows = store::deployments(conn, &row.id).await?;
-    let mut of_kind: BTreeMap<&'static str, Vec<String>> = BTreeMap::new();
-    for row in &rows {
-        if let Some(kind) = under_way(row)? {
-            of_kind.entry(kind).or_default().push(row.id.clone());
-        }
-    }
-    let (mut reports, mut refusals, mut sent) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
-    for (kind, ids) in &of_kind {
-        reports.extend(wire::by_id(desired::reports(conn, kind, ids).await?));
-        for envelope in desired::assignments_of_kind(conn, kind, ids).await? {
-            sent.insert(envelope.wanted.key.id.clone());
-            refusals.extend(envelope.refusal.map(|(_, message)| (envelope.wanted.key.id, message)));
-        }
-    }
-    let hosts: BTreeSet<_> = rows.iter().filter_map(|d| d.agent_id.clone()).collect();
-    let away = agents::away(conn, &hosts.into_iter().collect::<Vec<_>>()).await?;
-    let (mut deployments, mut observed) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
-    for row in rows {
-        let kind = under_way(&row)?;
-        let (mut told, left) = match (kind, reports.get(&row.id)) {
-            (Some(KIND_EXPERIMENT_DEPLOYMENT), Some(report)) => (wire::deployment_told(report)?, None),
-            (Some(_), Some(report)) => {
-                let (told, left) = wire::executor_told(report)?;
-                (told, Some(left))
-            }
-            _ => (Told::Nothing, None),
-        };
-        if kind.is_some() && !matches!(told, Told::Ended(_)) {
-            // Put in the transaction that began the work, its assignment goes only with its agent.
-            if !sent.contains(&row.id) {
-                told = Told::Ended(end(Outcome::Lost, Outcome::Lost.sentence(), now));
-            } else if let Some(why) = refusals.get(&row.id) {
-                let outcome =
-                    if kind == Some(KIND_EXPERIMENT_DEPLOYMENT) { Outcome::NotDeployed } else { Outcome::Failed };
-                told = Told::Ended(end(outcome, why, now));
-            }
-        }
-        if let (Told::Ended(end), Some(left), Some(report)) = (&told, &left, reports.get(&row.id)) {
-            let stored = stored(conn, &row, left).await?;
-            if !left.blobs().iter().all(|digest| stored.contains(digest)) {
-                told = Told::Arriving(end.clone(), report.received_at);
-            }
-        }
-        deployments.push(Seen {
-            stage: stage_of(&row)?,
-            is_cancelled: !row.cancelled_by.is_empty(),
-            is_given_up: row.given_up == 1,
-            away_since: row.agent_id.as_ref().and_then(|id| away.get(&AgentId(id.clone())).copied()),
-            keep_alive: row.keep_alive_minutes * 60_000,
-            told,
-        });
-        observed.push(Observed { row, left });
-    }
-    Ok((Snapshot { status: status_of(row)?, starts: row.starts == 1, deployments, here_since, now }, observed))
-}
-
-/// Of the blobs that an executor's report names, those that its node stored for it.
-async fn stored(conn: &mut Conn, row: &DeploymentRow, left: &Left) -> Result<BTreeSet<String>> {
-    let mut named = left.blobs();
-    let Some(agent) = row.agent_id.clone().map(AgentId).filter(|_| !named.is_empty()) else {
-        return Ok(BTreeSet::new());
-    };
-    let owner = desired::blob_owner(&agent, &key(KIND_EXPERIMENT_EXECUTOR, &row.id));
-    let stored = Blobs::use_of(conn, &owner).await?;
-    named.retain(|digest| stored.contains_key(digest));
-    Ok(named)
-}
-
-/// Kind of the work of a deployment that a node may say something of.
-fn under_way(row: &DeploymentRow) -> Result<Option<&'static str>> {
-    Ok(match stage_of(row)? {
-        Stage::Deploying => Some(KIND_EXPERIMENT_DEPLOYMENT),
-        Stage::Starting | Stage::Running => Some(KIND_EXPERIMENT_EXECUTOR),
-        // Given up while it deployed, it has no executor to be heard of.
-        Stage::Ended if row.given_up == 1 && row.deployed_at.is_some() => Some(KIND_EXPERIMENT_EXECUTOR),
-        Stage::Ended if row.given_up == 1 => Some(KIND_EXPERIMENT_DEPLOYMENT),
-        _ => None,
-    })
-}
-
-fn end(outcome: Outcome, message: &str, now: i64) -> End {
-    End { outcome, message: clean(message), started_at: None, ended_at: now }
-}
-
 /// Carries out a plan on a locked experiment.
 async fn apply(
     experiments: &Experiments,
@@ -301,6 +200,7 @@ async fn apply(
                 let deployment = &mut observed[n];
                 let was_sent = deployment.row.stage != Stage::Waiting.word();
                 keep_result(experiments, tx, deployment).await?;
+                connector::service::forget_posted(tx, &deployment.row).await?;
                 let seq = note_end(tx, row, &mut deployment.row, &end, &actor).await?;
                 for kind in [KIND_EXPERIMENT_DEPLOYMENT, KIND_EXPERIMENT_EXECUTOR] {
                     forget(tx, &deployment.row, kind).await?;
@@ -319,6 +219,7 @@ async fn apply(
                 let deployment = &mut observed[n];
                 deployment.row.given_up = 0;
                 keep_result(experiments, tx, deployment).await?;
+                connector::service::forget_posted(tx, &deployment.row).await?;
                 deployment.row.result_late = i64::from(!deployment.row.result.is_empty());
                 deployment.row.started_at = deployment.row.started_at.or(end.started_at);
                 store::save_deployment(tx, &deployment.row).await?;
@@ -352,6 +253,7 @@ async fn deploy(
     places: &[usize],
 ) -> Result<()> {
     let rows: Vec<_> = places.iter().map(|n| &observed[*n].row).collect();
+    ask_connectors(tx, &rows, Verb::Deploy).await?;
     let digests: BTreeSet<_> = rows.iter().map(|d| d.graph.clone()).filter(|d| !d.is_empty()).collect();
     let digests: Vec<_> = digests.into_iter().collect();
     let graphs = experiments.blobs.read_many(tx, &digests).await?;
@@ -386,6 +288,7 @@ async fn start(
     places: &[usize],
 ) -> Result<()> {
     let rows: Vec<_> = places.iter().map(|n| &observed[*n].row).collect();
+    ask_connectors(tx, &rows, Verb::Execute).await?;
     for row in &rows {
         let Some(agent) = row.agent_id.clone().map(AgentId) else { continue };
         let (definition, _) = definition(row)?;
@@ -400,6 +303,13 @@ async fn start(
     }
     let ids: Vec<_> = rows.iter().map(|d| d.id.clone()).collect();
     store::save_stages(tx, &ids, Stage::Starting.word()).await
+}
+
+/// Asks connectors something of those executors that are not on agents.
+async fn ask_connectors(tx: &mut Tx, rows: &[&DeploymentRow], verb: Verb) -> Result<()> {
+    let theirs = rows.iter().filter(|row| row.connector != FLEET);
+    let theirs: Vec<_> = theirs.map(|row| (row.id.clone(), row.experiment_id.clone(), row.connector.clone())).collect();
+    connector::store::ask(tx, &theirs, verb).await
 }
 
 /// What a deployment runs in, from what its client is given back, and the node's architecture.

@@ -4,21 +4,20 @@ mod flags;
 mod prepare;
 mod view;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use muster_proto::{KIND_EXPERIMENT_CLEANUP, KIND_EXPERIMENT_DEPLOYMENT, KIND_EXPERIMENT_EXECUTOR};
-use serde_json::json;
+use serde_json::{Value, json};
 
 pub use self::{
-    flags::asks,
+    flags::{asks, await_flag, change_flag},
     view::{Detail, Seen, Told},
 };
 use super::{
-    model::{Evidence, ExperimentId, Outcome, Stage, Status, next},
-    node::Placed,
+    connector::{model::Verb, service as connectors},
+    model::{Evidence, ExperimentId, FLEET, Outcome, Stage, Status, next},
+    node::{Node, Placed},
+    pool::Pool,
     store::{self, DeploymentRow, ExperimentRow},
 };
 use crate::{
@@ -53,6 +52,8 @@ pub struct User {
     pub tags: BTreeSet<String>,
     /// Whether they may do what only administrators may.
     pub is_admin: bool,
+    /// What they tell connectors of themselves, by connector; null: nothing.
+    pub context: Value,
     /// For events.
     pub actor: Actor,
 }
@@ -121,52 +122,66 @@ impl From<Refusal> for Error {
 // === impl Experiments ===
 
 impl Experiments {
-    /// The nodes a user may use, by name; `all`: also those that are away or taken by others.
+    /// The agents that are nodes and that a user may use, by name; `all`: also those that are away or taken by others.
     pub async fn nodes(&self, conn: &mut Conn, user: &User, all: bool) -> Result<Vec<Placed>> {
-        let taken: BTreeSet<_> = store::locks(conn, None)
-            .await?
-            .into_iter()
-            .filter(|lock| lock.owner != user.name)
-            .map(|lock| (lock.connector, lock.node_name))
-            .collect();
-        let is_free = |it: &Placed| !taken.contains(&(it.node.connector().to_owned(), it.node.name.clone()));
+        let taken = taken_from(conn, user).await?;
         let mut nodes = placed(conn).await?;
-        nodes.retain(|it| it.is_open_to(&user.tags) && (all || it.online && is_free(it)));
+        nodes.retain(|it| it.is_open_to(&user.tags) && (all || it.online && !taken.contains(&place_of(&it.node))));
         nodes.sort_by(|a, b| a.node.name.cmp(&b.node.name));
         Ok(nodes)
     }
 
-    /// Starts what is ready.
-    pub async fn start(&self, user: &User, name: &str) -> Refusable<()> {
+    /// The nodes that are free and that a user may use: the fleet's, if there are any, and those of each connector.
+    pub async fn free_pools(&self, user: &User) -> Result<Vec<Pool>> {
+        let brought = self.pools(user).await?;
+        let mut conn = self.fleet.db.read().await?;
+        let own = self.nodes(&mut conn, user, false).await?;
+        let taken = taken_from(&mut conn, user).await?;
+        let is_open = |node: &Node| Placed::brought(node.clone()).is_open_to(&user.tags);
+        let mut pools = Vec::new();
+        if !own.is_empty() {
+            pools.push(own.into_iter().map(|it| it.node).collect());
+        }
+        for (_, mut pool) in brought {
+            pool.retain(&|node| is_open(node) && !taken.contains(&place_of(node)), &is_open);
+            pools.push(pool);
+        }
+        Ok(pools)
+    }
+
+    /// Starts what is ready. `context` is for connectors, by connector; null: nothing.
+    pub async fn start(&self, user: &User, name: &str, context: &Value) -> Refusable<()> {
         let write = self.fleet.db.write(|mut tx| async move {
-            let done = self.start_in(&mut tx, user, name).await;
+            let done = self.start_in(&mut tx, user, name, context).await;
             tx.crash_points(CrashPoint::BeforePlanCommit, CrashPoint::AfterPlanCommit);
             settle(tx, done)
         });
         write.await?
     }
 
-    async fn start_in(&self, tx: &mut Tx, user: &User, name: &str) -> Refusable<()> {
+    async fn start_in(&self, tx: &mut Tx, user: &User, name: &str, context: &Value) -> Refusable<()> {
         let mut row = self.lock(tx, user, name).await?;
         let status = status_of(&row)?;
         let Some(after) = next(status, Evidence::StartRequested) else {
             return Err(Refusal::NotReady(row.name, status));
         };
         row.started_at = Some(tx.now());
+        self.keep_told(tx, &row.id, Verb::Execute, user, context).await?;
         self.become_(tx, &mut row, after, String::new(), &user.actor).await?;
         Ok(store::save_experiment(tx, &row).await?)
     }
 
-    /// Cancels everything of an experiment that is under way; wins over a preparation. Gives the executors concerned.
-    pub async fn cancel(&self, user: &User, name: &str) -> Refusable<Vec<String>> {
+    /// Cancels everything of an experiment that is under way; wins over a preparation. `context` is for connectors, by
+    /// connector; null: nothing. Gives the executors concerned.
+    pub async fn cancel(&self, user: &User, name: &str, context: &Value) -> Refusable<Vec<String>> {
         let write = self.fleet.db.write(|mut tx| async move {
-            let done = self.cancel_in(&mut tx, user, name).await;
+            let done = self.cancel_in(&mut tx, user, name, context).await;
             settle(tx, done)
         });
         write.await?
     }
 
-    async fn cancel_in(&self, tx: &mut Tx, user: &User, name: &str) -> Refusable<Vec<String>> {
+    async fn cancel_in(&self, tx: &mut Tx, user: &User, name: &str, context: &Value) -> Refusable<Vec<String>> {
         let mut row = self.lock(tx, user, name).await?;
         let status = status_of(&row)?;
         let open: Vec<_> = store::deployments(tx, &row.id).await?.into_iter().filter(is_open).collect();
@@ -174,6 +189,7 @@ impl Experiments {
             let after = next(status, Evidence::CancelRequested);
             let after = after.ok_or_else(|| Refusal::NothingToCancel(row.name.clone(), status))?;
             row.cancelled_by.clone_from(&user.actor.name);
+            self.keep_told(tx, &row.id, Verb::Stop, user, context).await?;
             let seq = self.become_(tx, &mut row, after, String::new(), &user.actor).await?;
             for deployment in &open {
                 self.withdraw(tx, seq, deployment).await?;
@@ -184,15 +200,22 @@ impl Experiments {
     }
 
     /// Cancels some executors of a user, whatever experiments they belong to. Those that have ended stay as they are.
-    pub async fn cancel_executors(&self, user: &User, ids: &[String]) -> Refusable<Vec<String>> {
+    /// `context` is for connectors, by connector; null: nothing.
+    pub async fn cancel_executors(&self, user: &User, ids: &[String], context: &Value) -> Refusable<Vec<String>> {
         let write = self.fleet.db.write(|mut tx| async move {
-            let done = self.cancel_executors_in(&mut tx, user, ids).await;
+            let done = self.cancel_executors_in(&mut tx, user, ids, context).await;
             settle(tx, done)
         });
         write.await?
     }
 
-    async fn cancel_executors_in(&self, tx: &mut Tx, user: &User, ids: &[String]) -> Refusable<Vec<String>> {
+    async fn cancel_executors_in(
+        &self,
+        tx: &mut Tx,
+        user: &User,
+        ids: &[String],
+        context: &Value,
+    ) -> Refusable<Vec<String>> {
         let found = store::executors_of(tx, &user.name, ids).await?;
         let mut open: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for (id, experiment, _) in found.into_iter().filter(|(.., ended)| !ended) {
@@ -207,6 +230,7 @@ impl Experiments {
             let concerned: Vec<_> = deployments.filter(|d| executors.contains(&d.id) && is_open(d)).collect();
             let change = user.actor.change("experiment.executors_cancelled", subject(&row));
             let seq = tx.record(change.after(json!({"executors": executors}))).await?;
+            self.keep_told(tx, &row.id, Verb::Stop, user, context).await?;
             for mut deployment in concerned {
                 deployment.cancelled_by.clone_from(&user.actor.name);
                 store::save_deployment(tx, &deployment).await?;
@@ -305,6 +329,9 @@ impl Experiments {
 
     /// Withdraws what was sent of a deployment.
     pub(super) async fn withdraw(&self, tx: &mut Tx, seq: i64, row: &DeploymentRow) -> Result<()> {
+        if row.connector != FLEET {
+            return connectors::withdraw(tx, row).await;
+        }
         let Some(agent) = row.agent_id.clone().map(AgentId) else { return Ok(()) };
         for kind in [KIND_EXPERIMENT_DEPLOYMENT, KIND_EXPERIMENT_EXECUTOR] {
             self.fleet.desired.withdraw(tx, seq, &agent, &key(kind, &row.id)).await?;
@@ -314,10 +341,13 @@ impl Experiments {
 
     /// Has a node remove what an executor left, where that is wanted.
     pub(super) async fn clean_up(&self, tx: &mut Tx, seq: i64, row: &DeploymentRow) -> Result<()> {
-        let Some(agent) = row.agent_id.clone().map(AgentId) else { return Ok(()) };
         if row.cleanup == 0 {
             return Ok(());
         }
+        if row.connector != FLEET {
+            return connectors::ask(tx, row, Verb::Cleanup).await;
+        }
+        let Some(agent) = row.agent_id.clone().map(AgentId) else { return Ok(()) };
         let document = super::reconcile::once(super::wire::cleanup(&row.experiment_id));
         self.fleet.desired.put(tx, seq, &[agent], &key(KIND_EXPERIMENT_CLEANUP, &row.id), &document).await
     }
@@ -345,6 +375,17 @@ fn settle<T>(mut tx: Tx, done: Refusable<T>) -> Result<Done<Refusable<T>>> {
             tx.done(done)
         }
     }
+}
+
+/// What another user holds.
+async fn taken_from(conn: &mut Conn, user: &User) -> Result<BTreeSet<(String, String)>> {
+    let locks = store::locks(conn, None).await?.into_iter().filter(|lock| lock.owner != user.name);
+    Ok(locks.map(|lock| (lock.connector, lock.node_name)).collect())
+}
+
+/// What names a node.
+fn place_of(node: &Node) -> (String, String) {
+    (node.connector().to_owned(), node.name.clone())
 }
 
 /// The nodes of the fleet that could be asked to run something.
@@ -379,6 +420,11 @@ pub(super) fn keeper(experiment: &str) -> String {
     format!("experiment/{experiment}")
 }
 
+/// Who keeps the newest report of an executor that is not on an agent, until it has ended.
+pub(super) fn posted_by(row: &DeploymentRow) -> String {
+    format!("{}/{}", keeper(&row.experiment_id), row.id)
+}
+
 /// The status in a row.
 pub(super) fn status_of(row: &ExperimentRow) -> Result<Status> {
     Status::from_word(&row.status)
@@ -392,4 +438,4 @@ pub(super) fn stage_of(row: &DeploymentRow) -> Result<Stage> {
 }
 
 /// What is known of nodes that were asked for, by connector and name.
-pub(super) type Known = BTreeMap<(String, String), Arc<Placed>>;
+pub(super) type Known = BTreeMap<(String, String), Placed>;

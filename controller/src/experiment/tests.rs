@@ -1,8 +1,11 @@
+mod connector;
+mod gateway;
 mod model;
 mod order;
 mod pages;
 mod pickle;
 mod plan;
+mod pool;
 mod replay;
 mod rig;
 mod service;

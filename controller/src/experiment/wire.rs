@@ -231,6 +231,49 @@ pub fn executor_told(report: &Report) -> Result<(Told, Left)> {
     Ok((Told::Ended(End { outcome, message, started_at, ended_at }), left))
 }
 
+/// What is known at home of work that an agent was sent.
+#[derive(Debug, Clone, Copy)]
+pub struct Sent<'a> {
+    /// It is an executor, else a deployment.
+    pub is_executor: bool,
+    /// What the agent said of it last.
+    pub report: Option<&'a Report>,
+    /// Its assignment is there. Put in the transaction that began the work, it goes only with its agent.
+    pub is_there: bool,
+    /// Why the agent refused it, if it did.
+    pub refusal: Option<&'a str>,
+}
+
+/// What is told of work that an agent was sent, and what an executor left.
+pub fn told(it: &Sent<'_>, now: i64) -> Result<(Told, Option<Left>)> {
+    let (told, left) = match it.report {
+        Some(report) if it.is_executor => {
+            let (told, left) = executor_told(report)?;
+            (told, Some(left))
+        }
+        Some(report) => (deployment_told(report)?, None),
+        None => (Told::Nothing, None),
+    };
+    if matches!(told, Told::Ended(_)) {
+        return Ok((told, left));
+    }
+    let (outcome, why) = match it.refusal {
+        _ if !it.is_there => (Outcome::Lost, Outcome::Lost.sentence()),
+        Some(why) if it.is_executor => (Outcome::Failed, why),
+        Some(why) => (Outcome::NotDeployed, why),
+        None => return Ok((told, left)),
+    };
+    Ok((Told::Ended(End { outcome, message: clean(why), started_at: None, ended_at: now }), left))
+}
+
+/// The same, where not everything that an executor left is stored here: `since` its last report came.
+pub fn arriving(told: Told, left: &Left, stored: &BTreeSet<String>, since: i64) -> Told {
+    match told {
+        Told::Ended(end) if !left.blobs().is_subset(stored) => Told::Arriving(end, since),
+        other => other,
+    }
+}
+
 /// Why it ended as it did: the node's words, else ours.
 fn message(outcome: Outcome, said: &str, report: &Report) -> String {
     let conditions = report.conditions.iter().map(|c| c.message.as_str());

@@ -122,6 +122,11 @@ impl std::fmt::Debug for Fleet {
 // === impl Fleet ===
 
 impl Fleet {
+    /// Names of the replicas whose heart beats, this one among them.
+    pub async fn live_replicas(&self) -> Result<Vec<String>> {
+        store::live_replicas(&mut *self.db.read().await?, self.db.engine(), REPLICA_LIFE).await
+    }
+
     /// The fleet of this house. `asks` answer the agents' questions, by kind.
     pub fn new(
         db: Db,

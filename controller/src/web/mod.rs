@@ -15,6 +15,7 @@ pub mod home;
 pub mod idempotency;
 pub mod live;
 pub mod manifest;
+pub mod outside;
 pub mod page;
 pub mod paging;
 pub mod policy;
@@ -22,6 +23,7 @@ pub mod problem;
 pub mod routes;
 pub mod screen;
 pub mod serve;
+pub mod url;
 pub mod view;
 
 pub use body::{Body, Query};

@@ -2,6 +2,7 @@
 
 mod ask;
 mod blobs;
+mod connector;
 mod console;
 mod crash;
 mod database;

@@ -239,7 +239,13 @@ async fn furnish_experiment(fleet: &Fleet) -> String {
     }]});
     let spec = serde_json::from_value(spec).expect("a file");
     let actor = Actor { name: "user/admin".into(), source: Source::Cli };
-    let admin = experiment::User { name: "admin".into(), tags: Default::default(), is_admin: true, actor };
+    let admin = experiment::User {
+        name: "admin".into(),
+        tags: Default::default(),
+        is_admin: true,
+        context: serde_json::Value::Null,
+        actor,
+    };
     experiments.run(&admin, HOSTILE, &spec, true).await.expect("it is prepared");
     let shown = experiment::api::show(&experiments, "admin", HOSTILE).await.expect("is there");
     shown.nodes[0].executor.clone()

@@ -64,7 +64,7 @@ impl Experiments {
 }
 
 /// Changes a flag once for a request, however often it arrives.
-async fn change_flag(
+pub async fn change_flag(
     db: &Db,
     experiment: &str,
     flag: &str,
@@ -98,7 +98,7 @@ async fn change_flag(
 }
 
 /// A flag's values once they are as awaited, or when waiting is over.
-async fn await_flag(
+pub async fn await_flag(
     db: &Db,
     experiment: &str,
     flag: &str,

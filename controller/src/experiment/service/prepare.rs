@@ -1,6 +1,6 @@
 //! Preparing an experiment: everything is checked and written in one transaction, and the nodes are taken with it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use muster_pki::{hex, sha256};
 use serde_json::{Map, Value, json};
@@ -9,6 +9,7 @@ use super::{Experiments, Known, Refusable, Refusal, User, keeper, nodes_of, plac
 use crate::{
     error::Error,
     experiment::{
+        connector::{model::Verb, service::Brought},
         model::{FLEET, Stage, Status, check_name, uuid},
         node::{EnvironmentType, Node, Placed},
         order::{Deployment, Order, Work},
@@ -28,6 +29,7 @@ impl Experiments {
     pub async fn prepare(&self, user: &User, name: &str, order: &Order) -> Refusable<bool> {
         check_name("name", name)?;
         order.check(user.is_admin)?;
+        let brought = &self.brought(user, order).await?;
         let mut held = Vec::with_capacity(order.deployments.len());
         for deployment in &order.deployments {
             if let Work::Graph(graph) = &deployment.work {
@@ -38,7 +40,7 @@ impl Experiments {
         let write = self.fleet.db.write(|mut tx| async move {
             let done = match self.is_repeat(&mut tx, user, name, digest).await {
                 Ok(true) => Ok(false),
-                Ok(false) => self.insert(&mut tx, user, name, digest, order, held, false).await.map(|()| true),
+                Ok(false) => self.insert(&mut tx, user, name, digest, order, held, brought, false).await.map(|()| true),
                 Err(refusal) => Err(refusal),
             };
             settle(tx, done)
@@ -77,7 +79,7 @@ impl Experiments {
         let nodes = self.nodes(tx, user, false).await?;
         let deployments = choose(&nodes, spec).map_err(Refusal::Sentence)?;
         let order = Order { deployments, context: Value::Null };
-        self.insert(tx, user, name, digest, &order, &[], starts).await
+        self.insert(tx, user, name, digest, &order, &[], &Brought::default(), starts).await
     }
 
     /// Whether an experiment of this name and content is there; refused when its content is another.
@@ -98,9 +100,10 @@ impl Experiments {
         digest: &str,
         order: &Order,
         held: &[Held],
+        brought: &Brought,
         starts: bool,
     ) -> Refusable<()> {
-        let nodes = self.find_nodes(tx, user, order).await?;
+        let nodes = self.find_nodes(tx, user, order, brought).await?;
         let now = tx.now();
         let experiment = uuid(muster_pki::random());
         let mut graphs = held.iter().map(|h| h.digest.clone());
@@ -125,6 +128,9 @@ impl Experiments {
         }
         Blobs::keep(tx, held, &keeper(&experiment)).await?;
         store::insert_deployments(tx, &deployments).await?;
+        if deployments.iter().any(|row| row.connector != FLEET) {
+            self.keep_told(tx, &experiment, Verb::Deploy, user, &Value::Null).await?;
+        }
         let names: Vec<_> = taken.iter().map(|(_, node)| node).take(100).collect();
         let after = json!({"name": name, "deployments": deployments.len(), "nodes": names});
         tx.record(user.actor.change("experiment.prepare_requested", subject(&row)).after(after)).await?;
@@ -134,19 +140,20 @@ impl Experiments {
     }
 
     /// The nodes an order names, each checked against what the user may use and the node can run.
-    async fn find_nodes(&self, conn: &mut Conn, user: &User, order: &Order) -> Refusable<Known> {
+    async fn find_nodes(&self, conn: &mut Conn, user: &User, order: &Order, brought: &Brought) -> Refusable<Known> {
         let all = placed(conn).await?.into_iter().filter(|it| it.is_open_to(&user.tags));
         let (mut known, mut doubled) = (Known::new(), BTreeSet::new());
         for it in all {
             let key = (it.node.connector().to_owned(), it.node.name.clone());
-            if known.insert(key.clone(), it.into()).is_some() {
+            if known.insert(key.clone(), it).is_some() {
                 doubled.insert(key);
             }
         }
+        known.extend(brought.nodes.clone());
         order
             .deployments
             .iter()
-            .try_for_each(|deployment| check_node(&known, &doubled, deployment))
+            .try_for_each(|deployment| check_node(&known, &doubled, &brought.missing, deployment))
             .map_err(Refusal::Sentence)?;
         Ok(known)
     }
@@ -198,15 +205,23 @@ fn choose(free: &[Placed], spec: &Spec) -> std::result::Result<Vec<Deployment>, 
 fn check_node(
     known: &Known,
     doubled: &BTreeSet<(String, String)>,
+    missing: &BTreeMap<String, String>,
     deployment: &Deployment,
 ) -> std::result::Result<(), String> {
     let (connector, name) = (deployment.node.connector(), &deployment.node.name);
-    if connector != FLEET {
-        return Err(format!("Node {name} names the connector {connector:?}, which is not there; there is {FLEET:?}"));
+    if let Some(why) = missing.get(connector) {
+        return Err(format!("Node {name} is of the connector {connector}, which does not say its nodes: {why}"));
+    }
+    let environment = &deployment.environment;
+    if connector != FLEET && environment.kind == EnvironmentType::DockerImage && environment.image.is_none() {
+        return Err(format!(
+            "Node {name} is of the connector {connector}, to which no image made here is sent; name an image that it can pull"
+        ));
     }
     let key = (connector.to_owned(), name.clone());
     let Some(it) = known.get(&key) else {
-        return Err(format!("Node {name} is not there, or is not open to you; take nodes from the list of nodes"));
+        let of = if connector == FLEET { String::new() } else { format!(" of the connector {connector:?}") };
+        return Err(format!("Node {name}{of} is not there, or is not open to you; take nodes from the list of nodes"));
     };
     if doubled.contains(&key) {
         return Err(format!("Node {name} is the name of more than one agent; rename or remove all but one of them"));
@@ -262,7 +277,7 @@ fn rows(
             id: executor,
             experiment_id: experiment.into(),
             place: place as i64,
-            agent_id: placed.map(|it| it.agent.0.clone()),
+            agent_id: placed.and_then(|it| it.agent.as_ref()).map(|agent| agent.0.clone()),
             connector,
             node_name,
             graph,

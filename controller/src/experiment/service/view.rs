@@ -9,7 +9,8 @@ use super::{Experiments, stage_of, status_of};
 use crate::{
     error::Result,
     experiment::{
-        model::{Outcome, Stage, Status},
+        connector,
+        model::{FLEET, Outcome, Stage, Status},
         run::TaskRun,
         store::{self, DeploymentRow, ExperimentRow},
         wire,
@@ -69,12 +70,19 @@ impl Experiments {
         let running =
             desired::reports(conn, KIND_EXPERIMENT_EXECUTOR, &of_stage(&[Stage::Starting, Stage::Running])).await?;
         let (deploying, mut running) = (wire::by_id(deploying), wire::by_id(running));
+        let mut remotes = BTreeMap::new();
+        if rows.iter().any(|d| d.connector != FLEET && d.stage != Stage::Ended.word()) {
+            remotes = connector::store::remotes(conn, &row.id).await?;
+        }
+        let posted = |row: &DeploymentRow| match remotes.get(&row.id) {
+            Some(remote) if row.result.is_empty() => remote.result.clone(),
+            _ => row.result.clone(),
+        };
         let digests: BTreeSet<String> = rows
             .iter()
-            .flat_map(|d| [told.graphs.then_some(&d.graph), told.results.then_some(&d.result)])
+            .flat_map(|d| [told.graphs.then(|| d.graph.clone()), told.results.then(|| posted(d))])
             .flatten()
             .filter(|digest| !digest.is_empty())
-            .cloned()
             .collect();
         let digests: Vec<_> = digests.into_iter().collect();
         let blobs: BTreeMap<String, Bytes> = self.blobs.read_many(conn, &digests).await?;
@@ -86,17 +94,20 @@ impl Experiments {
                 None if row.runs.is_empty() => Vec::new(),
                 None => serde_json::from_str(&row.runs).map_err(crate::error::Error::internal)?,
             };
-            let posted = left.and_then(|(_, left)| left.results).and_then(|bytes| match bytes {
+            let reported = left.and_then(|(_, left)| left.results).and_then(|bytes| match bytes {
                 wire::Bytes::Inline(bytes) => Some(Bytes::from(bytes)),
                 wire::Bytes::Blob(..) => None,
             });
-            let step = deploying.get(&row.id).map(wire::deployment_step).transpose()?.unwrap_or_default();
+            let step = match remotes.get(&row.id) {
+                Some(remote) => remote.remote()?.step(),
+                None => deploying.get(&row.id).map(wire::deployment_step).transpose()?.unwrap_or_default(),
+            };
             deployments.push(Seen {
                 stage: stage_of(&row)?,
                 outcome: Outcome::from_word(&row.outcome),
                 step,
                 graph: blobs.get(&row.graph).filter(|_| told.graphs).cloned(),
-                result: posted.or_else(|| blobs.get(&row.result).cloned()).filter(|_| told.results),
+                result: reported.or_else(|| blobs.get(&posted(&row)).cloned()).filter(|_| told.results),
                 runs,
                 row,
             });

@@ -1,17 +1,13 @@
 //! Requests that were recorded between netunicorn's own client and mediator, asked of Muster: the same status class and the
 //! same shape, but for what the list of differences names with its reason.
 
-use std::sync::Arc;
-
 use axum::{Router, body::Body};
 use http::Request;
-use muster_pki::seal::SealKey;
 use serde::Deserialize;
 use serde_json::Value;
-use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use super::rig::{Rig, user};
+use super::rig::{Rig, served, user};
 use crate::{
     access::Access,
     experiment::{
@@ -22,7 +18,7 @@ use crate::{
     },
     fleet::model::Phase,
     platform::events::Actor,
-    web::{Gate, Role, serve::dress},
+    web::Role,
 };
 
 const PASSWORD: &str = "correct horse battery";
@@ -72,17 +68,7 @@ async fn house() -> House {
         access.create_user(&Actor::controller(), name, Role::Operator, Some(PASSWORD)).await.expect("a user");
     }
     let surface = Api { experiments: rig.experiments.clone(), access: access.clone() };
-    let gate = Gate {
-        db: rig.experiments.fleet.db.clone(),
-        seal: SealKey::new(&SealKey::generate()).into(),
-        authenticate: Arc::new(access.clone()),
-        hosts: vec![],
-        secure: false,
-        behind_proxy: false,
-        nav: vec![],
-        stop: CancellationToken::new(),
-    };
-    let router = dress(routes(surface).split().0, Arc::new(gate));
+    let router = served(routes(surface), &rig, &access);
     House { rig, access, router }
 }
 

@@ -1,12 +1,16 @@
 //! A house with nodes that say what a test has them say.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
+use axum::Router;
+use muster_pki::seal::SealKey;
 use muster_proto::{KIND_EXPERIMENT_DEPLOYMENT, KIND_EXPERIMENT_EXECUTOR, experiment as proto};
 use prost::Message;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
+    access::Access,
     experiment::{
         Reconcile,
         model::Status,
@@ -25,6 +29,7 @@ use crate::{
         reconcile::Reconciler,
     },
     testing::{blobs, fresh, house, settle_agent, tell},
+    web::{Gate, Routes, serve::dress},
 };
 
 /// A graph nobody can read but Python.
@@ -37,7 +42,22 @@ pub struct Rig {
 
 pub fn user(name: &str) -> User {
     let actor = Actor { name: format!("user/{name}"), source: Source::Api };
-    User { name: name.into(), tags: BTreeSet::new(), is_admin: false, actor }
+    User { name: name.into(), tags: BTreeSet::new(), is_admin: false, context: Value::Null, actor }
+}
+
+/// Routes behind a gate.
+pub fn served(routes: Routes, rig: &Rig, access: &Access) -> Router {
+    let gate = Gate {
+        db: rig.experiments.fleet.db.clone(),
+        seal: SealKey::new(&SealKey::generate()).into(),
+        authenticate: Arc::new(access.clone()),
+        hosts: vec![],
+        secure: false,
+        behind_proxy: false,
+        nav: vec![],
+        stop: CancellationToken::new(),
+    };
+    dress(routes.split().0, Arc::new(gate))
 }
 
 /// A deployment of a client.
@@ -190,7 +210,7 @@ impl Rig {
 
     async fn start(&self, user: &User, name: &str) -> Vec<String> {
         let executors = self.executors(user, name).await;
-        self.experiments.start(user, name).await.expect("started");
+        self.experiments.start(user, name, &Value::Null).await.expect("started");
         self.round().await;
         for executor in &executors {
             self.working(executor, b"").await;

@@ -2,6 +2,8 @@ use std::time::Duration;
 
 use muster_proto::{KIND_EXPERIMENT_CLEANUP, KIND_EXPERIMENT_DEPLOYMENT, KIND_EXPERIMENT_EXECUTOR};
 
+use serde_json::Value;
+
 use super::rig::{Rig, order, user};
 use crate::{
     experiment::{
@@ -19,7 +21,7 @@ async fn an_experiment_lives_from_prepare_to_its_results() {
         let (rig, ada) = (Rig::new(&url).await, user("ada"));
         let executors = rig.ready(&ada, "one", &["lo-1", "lo-2"]).await;
         assert_eq!(rig.sent(KIND_EXPERIMENT_EXECUTOR, &executors).await.len(), 0, "nothing runs before it is started");
-        rig.experiments.start(&ada, "one").await.expect("started");
+        rig.experiments.start(&ada, "one", &Value::Null).await.expect("started");
         rig.round().await;
         assert_eq!(rig.sent(KIND_EXPERIMENT_EXECUTOR, &executors).await.len(), 2);
         rig.working(&executors[0], b"half").await;
@@ -53,7 +55,7 @@ async fn two_users_who_name_one_node_get_a_clear_refusal_and_no_wedge() {
         assert_eq!(names, ["lo-3", "lo-4", "lo-5", "lo-6"], "at once, and lo-3 is still free");
         drop(conn);
         assert!(rig.experiments.prepare(&ada, "more", &order(&["lo-1"])).await.expect("her own node"));
-        rig.experiments.cancel(&ada, "hers").await.expect("cancelled");
+        rig.experiments.cancel(&ada, "hers", &Value::Null).await.expect("cancelled");
         rig.round().await;
         let refused = rig.experiments.prepare(&bob, "his", &order(&["lo-1"])).await.expect_err("refused");
         assert_eq!(refused.to_string(), "Node lo-1 is already locked by ada", "another of hers holds it");
@@ -148,7 +150,7 @@ async fn cancel_wins_over_a_running_preparation() {
         rig.experiments.prepare(&ada, "x", &order(&["lo-1", "lo-2"])).await.expect("prepared");
         rig.round().await;
         let executors = rig.executors(&ada, "x").await;
-        assert_eq!(rig.experiments.cancel(&ada, "x").await.expect("cancelled"), executors);
+        assert_eq!(rig.experiments.cancel(&ada, "x", &Value::Null).await.expect("cancelled"), executors);
         assert_eq!(
             rig.sent(KIND_EXPERIMENT_DEPLOYMENT, &executors).await.len(),
             0,
@@ -158,7 +160,10 @@ async fn cancel_wins_over_a_running_preparation() {
         let detail = rig.detail(&ada, "x").await;
         assert_eq!(detail.status, Status::Cancelled, "what was never sent ends at once");
         assert!(detail.deployments.iter().all(|d| d.outcome == Some(Outcome::Cancelled)));
-        assert!(matches!(rig.experiments.start(&ada, "x").await, Err(Refusal::NotReady(_, Status::Cancelled))));
+        assert!(matches!(
+            rig.experiments.start(&ada, "x", &Value::Null).await,
+            Err(Refusal::NotReady(_, Status::Cancelled))
+        ));
         rig.experiments.delete(&ada, "x").await.expect("deleted");
         assert!(rig.experiments.prepare(&ada, "x", &order(&["lo-2"])).await.expect("the name is free"));
     }
@@ -171,12 +176,16 @@ async fn executors_are_cancelled_alone_and_what_ended_stays() {
         let executors = rig.running(&ada, "x", &["lo-1", "lo-2", "lo-3"]).await;
         rig.ended(&executors[0], Phase::Succeeded, b"r").await;
         rig.round().await;
-        let refused = rig.experiments.cancel_executors(&bob, &executors).await.expect_err("not his");
+        let refused = rig.experiments.cancel_executors(&bob, &executors, &Value::Null).await.expect_err("not his");
         assert!(matches!(refused, Refusal::NoExecutors(..)), "{refused}");
-        let refused = rig.experiments.cancel_executors(&ada, &executors[..1]).await.expect_err("it has ended");
+        let refused =
+            rig.experiments.cancel_executors(&ada, &executors[..1], &Value::Null).await.expect_err("it has ended");
         assert!(matches!(refused, Refusal::NoExecutors(..)), "{refused}");
         let mixed = [executors[0].clone(), executors[1].clone(), "not-there".into()];
-        assert_eq!(rig.experiments.cancel_executors(&ada, &mixed).await.expect("cancelled"), [executors[1].clone()]);
+        assert_eq!(
+            rig.experiments.cancel_executors(&ada, &mixed, &Value::Null).await.expect("cancelled"),
+            [executors[1].clone()]
+        );
         rig.ended(&executors[1], Phase::Cancelled, b"").await;
         rig.round().await;
         let detail = rig.detail(&ada, "x").await;
@@ -340,7 +349,7 @@ async fn a_node_that_cannot_be_prepared_is_told_apart_and_never_started() {
         rig.deployed(&executors[0]).await;
         rig.not_deployed(&executors[1], "pip install nothing-of-this-name: exit code 1").await;
         rig.round().await;
-        rig.experiments.start(&ada, "x").await.expect("started");
+        rig.experiments.start(&ada, "x", &Value::Null).await.expect("started");
         rig.round().await;
         assert_eq!(rig.sent(KIND_EXPERIMENT_EXECUTOR, &executors).await, [executors[0].clone()].into());
         let detail = rig.detail(&ada, "x").await;

@@ -1,0 +1,511 @@
+//! The gateway of netunicorn, for executors that are not on agents: under a secret that their connector alone was told.
+//!
+//! An executor repeats at once whatever is not answered with 200. So reports are always taken, if only to be thrown away,
+//! and who asks for a graph that is not there waits and is then sent away with an empty one. Who shows a secret reaches the
+//! executors and flags of its own connector, and nothing else.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use axum::{
+    Json,
+    body::Body,
+    extract::{Path, Request, State},
+    response::{IntoResponse, Response},
+};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use bytes::Bytes;
+use futures::StreamExt;
+use http::{Method, StatusCode};
+use muster_pki::{hex, sha256};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::{
+    model::Graph,
+    service::subject,
+    store::{self, RemoteRow},
+};
+use crate::{
+    error::{Error, Result},
+    experiment::{
+        model::{ExecutorId, FlagChange, Until, check_name},
+        netunicorn::flag_values,
+        service::{Experiments, await_flag, change_flag, posted_by, stage_of},
+        store::{self as experiments, DeploymentRow},
+    },
+    platform::{blobs::Blobs, db::clean, events::Actor, id},
+    web::{Policy, Query, Routes, body},
+};
+
+/// How long a graph that is not there is waited for; an executor itself waits for 30 seconds.
+const HOLD: Duration = Duration::from_secs(25);
+
+/// The longest report, as it is posted, bytes.
+const MAX_REPORT: usize = 32 << 20;
+
+/// What is read of a longer one, so that its sender hears that it was taken, bytes.
+const MAX_READ: usize = 1 << 30;
+
+/// Reports of more bytes are read beside the runtime.
+const LONG: usize = 256 * 1024;
+
+/// What is thrown away is told of once in this time.
+const SELDOM: Duration = Duration::from_secs(60);
+
+/// What the handlers share.
+#[derive(Debug, Clone)]
+pub struct Gateway {
+    experiments: Experiments,
+    hold: Duration,
+    thrown: Arc<Mutex<BTreeMap<String, (u64, Instant)>>>,
+}
+
+/// A report as it is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Report {
+    executor: String,
+    results: Bytes,
+    is_final: bool,
+    too_long: bool,
+}
+
+#[derive(Deserialize)]
+struct Post {
+    executor_id: String,
+    results: Option<String>,
+    state: Option<i64>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Who {
+    #[serde(default)]
+    executor_id: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Wait {
+    #[serde(default)]
+    wait_ms: u64,
+    until_text: Option<String>,
+    until_at_least: Option<i64>,
+}
+
+#[derive(Debug, Deserialize)]
+struct By {
+    #[serde(default = "one")]
+    by: i64,
+}
+
+fn one() -> i64 {
+    1
+}
+
+/// The routes, below `/netunicorn/gateway`.
+pub fn routes(experiments: Experiments) -> Routes {
+    holding(experiments, HOLD)
+}
+
+/// The same with another patience.
+pub fn holding(experiments: Experiments, hold: Duration) -> Routes {
+    Gateway::routes(Gateway { experiments, hold, thrown: Arc::default() })
+}
+
+impl Gateway {
+    fn routes(gateway: Self) -> Routes {
+        let open = Policy::public();
+        let report = open.body_limit(MAX_READ);
+        let (get, post) = (Method::GET, Method::POST);
+        Routes::new()
+            .foreign(get.clone(), "/netunicorn/gateway/{secret}/health", open, refuse, health)
+            .foreign(get.clone(), "/netunicorn/gateway/{secret}/api/v1/executor/execution_graph", open, refuse, graph)
+            .foreign(get.clone(), "/netunicorn/gateway/{secret}/api/v1/executor/pipeline", open, refuse, graph)
+            .foreign(post.clone(), "/netunicorn/gateway/{secret}/api/v1/executor/result", report, taken, result)
+            .foreign(post.clone(), "/netunicorn/gateway/{secret}/api/v1/executor/result/", report, taken, result)
+            .foreign(
+                get,
+                "/netunicorn/gateway/{secret}/api/v1/experiment/{experiment}/flag/{flag}",
+                open,
+                refuse,
+                get_flag,
+            )
+            .foreign(
+                post.clone(),
+                "/netunicorn/gateway/{secret}/api/v1/experiment/{experiment}/flag/{flag}",
+                open,
+                refuse,
+                set_flag,
+            )
+            .foreign(
+                post.clone(),
+                "/netunicorn/gateway/{secret}/api/v1/experiment/{experiment}/flag/{flag}/increment",
+                open,
+                refuse,
+                increment,
+            )
+            .foreign(
+                post,
+                "/netunicorn/gateway/{secret}/api/v1/experiment/{experiment}/flag/{flag}/decrement",
+                open,
+                refuse,
+                decrement,
+            )
+            .with_state(gateway)
+    }
+
+    /// The connector whose executors know this secret.
+    async fn connector(&self, secret: &str) -> Result<Option<String>> {
+        let digest = hex(&sha256(secret.as_bytes()));
+        store::connector_of(&mut *self.experiments.fleet.db.read().await?, &digest).await
+    }
+
+    /// What is known of an executor of this secret's connector.
+    async fn find(&self, secret: &str, executor: &str) -> Result<Option<(DeploymentRow, RemoteRow)>> {
+        let Some(connector) = self.connector(secret).await? else { return Ok(None) };
+        let mut conn = self.experiments.fleet.db.read().await?;
+        let row = experiments::fetch_deployment(&mut conn, &ExecutorId(executor.into())).await?;
+        let Some(row) = row.filter(|row| row.connector == connector) else { return Ok(None) };
+        Ok(store::remote(&mut conn, executor).await?.map(|remote| (row, remote)))
+    }
+
+    /// The graph of an executor: at once if it is there, else as soon as it is; none sends the executor away.
+    async fn graph(&self, secret: &str, executor: &str) -> Result<Option<Bytes>> {
+        let db = &self.experiments.fleet.db;
+        let deadline = Instant::now() + self.hold;
+        let mut news = db.wake().follow("experiment");
+        loop {
+            news.mark_unchanged();
+            let found = self.find(secret, executor).await?;
+            let answer = match &found {
+                Some((row, remote)) => remote.remote()?.graph(stage_of(row)?),
+                None => Graph::SendAway,
+            };
+            match (answer, found) {
+                (Graph::Give, Some((row, _))) => return self.give(&row).await,
+                (Graph::Hold, _) => {
+                    if !matches!(timeout_at(deadline, news.changed()).await, Ok(Ok(()))) {
+                        let message = "the experiment was not started yet; ask again".into();
+                        return Err(Error::Busy { message, retry_after_secs: 1 });
+                    }
+                }
+                _ => {
+                    self.throw(secret, executor, "it asks for a graph that is not there").await?;
+                    sleep_until(deadline).await;
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    async fn give(&self, row: &DeploymentRow) -> Result<Option<Bytes>> {
+        let experiments = &self.experiments;
+        let db = &experiments.fleet.db;
+        let graph = experiments.blobs.read(&mut *db.read().await?, &row.graph).await?;
+        let write = db.write(|mut tx| async move {
+            let now = tx.now();
+            if let Some(mut remote) = store::lock_remote(&mut tx, &row.id).await? {
+                remote.heard_at = Some(now);
+                if remote.graph_at.is_none() {
+                    remote.graph_at = Some(now);
+                    tx.wake("experiment");
+                }
+                store::save_heard(&mut tx, &remote).await?;
+            }
+            tx.done(())
+        });
+        write.await?;
+        Ok(graph)
+    }
+
+    /// Takes a report, or says why it is thrown away.
+    async fn take(&self, secret: &str, report: &Report) -> Result<Result<(), &'static str>> {
+        let experiments = &self.experiments;
+        let Some((row, _)) = self.find(secret, &report.executor).await? else {
+            return Ok(Err("it is no executor of this connector"));
+        };
+        let held = match report.too_long {
+            true => None,
+            false => Some(experiments.blobs.hold(report.results.clone()).await?),
+        };
+        let (held, owner) = (&held, &posted_by(&row));
+        let write = experiments.fleet.db.write(|mut tx| async move {
+            let now = tx.now();
+            let Some(mut remote) = store::lock_remote(&mut tx, &report.executor).await? else {
+                return tx.done(Err("it is no executor of this connector"));
+            };
+            let Some(row) = experiments::fetch_deployment(&mut tx, &ExecutorId(report.executor.clone())).await? else {
+                return tx.done(Err("it is no executor of this connector"));
+            };
+            if let Err(why) = remote.remote()?.takes_report(stage_of(&row)?, row.given_up == 1) {
+                return tx.done(Err(why));
+            }
+            let is_first = remote.heard_at.is_none();
+            remote.heard_at = Some(now);
+            remote.too_long = i64::from(report.too_long);
+            Blobs::forget(&mut tx, owner).await?;
+            remote.result = match held {
+                Some(held) => {
+                    Blobs::keep(&mut tx, std::slice::from_ref(held), owner).await?;
+                    held.digest.clone()
+                }
+                None => String::new(),
+            };
+            if report.is_final {
+                remote.final_at = Some(now);
+            }
+            store::save_heard(&mut tx, &remote).await?;
+            if report.is_final || is_first {
+                tx.wake("experiment");
+            }
+            tx.done(Ok(()))
+        });
+        write.await
+    }
+
+    /// Tells of what was thrown away, seldom, since whoever sends it may send it again and again.
+    async fn throw(&self, secret: &str, executor: &str, why: &str) -> Result<()> {
+        let connector = self.connector(secret).await?.unwrap_or_default();
+        let count = {
+            let mut thrown = self.thrown.lock().unwrap_or_else(|e| e.into_inner());
+            let now = Instant::now();
+            match thrown.get_mut(&connector) {
+                Some((count, last)) if now - *last < SELDOM => {
+                    *count += 1;
+                    return Ok(());
+                }
+                Some(entry) => std::mem::replace(entry, (0, now)).0 + 1,
+                None => {
+                    thrown.insert(connector.clone(), (0, now));
+                    1
+                }
+            }
+        };
+        let about = if connector.is_empty() { "gateway".to_owned() } else { subject(&connector) };
+        let executor: String = clean(executor).chars().take(100).collect();
+        let what = json!({"executor": executor, "why": why, "count": count});
+        self.experiments
+            .fleet
+            .db
+            .write(|mut tx| {
+                let (about, what) = (about.clone(), what.clone());
+                async move {
+                    tx.record(Actor::controller().change("experiment.report_discarded", about).after(what)).await?;
+                    tx.done(())
+                }
+            })
+            .await
+    }
+
+    /// Whether an experiment's flags may be seen under a secret: by whom. None otherwise.
+    async fn flagger(&self, secret: &str, experiment: &str) -> Result<Option<String>> {
+        let Some(connector) = self.connector(secret).await? else { return Ok(None) };
+        let mut conn = self.experiments.fleet.db.read().await?;
+        let is_its_own = store::has_executor(&mut conn, experiment, &connector).await?;
+        Ok(is_its_own.then(|| subject(&connector)))
+    }
+
+    async fn change(&self, at: &(String, String, String), change: FlagChange) -> Response {
+        let (secret, experiment, flag) = at;
+        let db = &self.experiments.fleet.db;
+        let done = async {
+            check_name("flag", flag)?;
+            let Some(by) = self.flagger(secret, experiment).await? else { return Ok(None) };
+            let request = id::fresh(db.clock().now());
+            change_flag(db, experiment, flag, &change, &request, &by).await.map(Some)
+        };
+        match done.await {
+            Ok(Some(_)) => Json(()).into_response(),
+            Ok(None) => unset(),
+            Err(error) => refuse(false, error),
+        }
+    }
+}
+
+// === handlers ===
+
+async fn health(State(gateway): State<Gateway>) -> Result<Json<&'static str>> {
+    gateway.experiments.fleet.db.ping().await?;
+    Ok(Json("OK"))
+}
+
+async fn graph(State(gateway): State<Gateway>, Path(secret): Path<String>, Query(who): Query<Who>) -> Response {
+    match gateway.graph(&secret, &who.executor_id).await {
+        Ok(Some(graph)) => Json(BASE64_STANDARD.encode(graph)).into_response(),
+        Ok(None) => StatusCode::OK.into_response(),
+        Err(error) => error.into_response(),
+    }
+}
+
+async fn result(State(gateway): State<Gateway>, Path(secret): Path<String>, request: Request) -> Response {
+    let limit = match gateway.connector(&secret).await {
+        Ok(Some(_)) => MAX_REPORT,
+        // Nothing is kept of what comes from nobody.
+        Ok(None) => 0,
+        Err(error) => return put_off(&error).await,
+    };
+    let (executor, discarded) = match read(request.into_body(), limit).await {
+        Ok(report) => {
+            let done = gateway.take(&secret, &report).await;
+            match done {
+                Ok(taken) => (report.executor, taken.err()),
+                Err(error) => return put_off(&error).await,
+            }
+        }
+        Err(why) => (String::new(), Some(why)),
+    };
+    if let Some(why) = discarded
+        && let Err(error) = gateway.throw(&secret, &executor, why).await
+    {
+        tracing::error!(%error, "what was thrown away could not be told of");
+    }
+    Json(()).into_response()
+}
+
+/// The answer to a report that could not be stored: whoever posted it comes again at once, so it is made to wait.
+async fn put_off(error: &Error) -> Response {
+    tracing::error!(%error, "a report could not be stored; its executor will repeat it");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    (StatusCode::SERVICE_UNAVAILABLE, Json("the report could not be stored; repeat it")).into_response()
+}
+
+async fn get_flag(
+    State(gateway): State<Gateway>,
+    Path((secret, experiment, flag)): Path<(String, String, String)>,
+    Query(wait): Query<Wait>,
+) -> Response {
+    let until = Until { text: wait.until_text, at_least: wait.until_at_least };
+    let found = async {
+        check_name("flag", &flag)?;
+        if gateway.flagger(&secret, &experiment).await?.is_none() {
+            return Ok(None);
+        }
+        let wait = Duration::from_millis(wait.wait_ms);
+        await_flag(&gateway.experiments.fleet.db, &experiment, &flag, &until, wait).await
+    };
+    match found.await {
+        Ok(Some(values)) => Json(values).into_response(),
+        Ok(None) => unset(),
+        Err(error) => refuse(false, error),
+    }
+}
+
+async fn set_flag(
+    State(gateway): State<Gateway>,
+    Path(at): Path<(String, String, String)>,
+    request: Request,
+) -> Response {
+    let values = match body::read(request).await {
+        Ok(bytes) => flag_values(&bytes),
+        Err(error) => return refuse(false, error),
+    };
+    match values {
+        Ok(values) => gateway.change(&at, FlagChange::Set(values)).await,
+        Err(refused) => refused.into_response(),
+    }
+}
+
+async fn increment(
+    State(gateway): State<Gateway>,
+    Path(at): Path<(String, String, String)>,
+    Query(by): Query<By>,
+) -> Response {
+    gateway.change(&at, FlagChange::Add(by.by)).await
+}
+
+async fn decrement(
+    State(gateway): State<Gateway>,
+    Path(at): Path<(String, String, String)>,
+    Query(by): Query<By>,
+) -> Response {
+    gateway.change(&at, FlagChange::Add(by.by.saturating_neg())).await
+}
+
+// === pieces ===
+
+/// What the gate refuses, and what is wrong with a question.
+fn refuse(_: bool, error: Error) -> Response {
+    match error {
+        Error::Invalid { message, .. } => (StatusCode::BAD_REQUEST, Json(message)).into_response(),
+        Error::NotFound { .. } => unset(),
+        other => other.into_response(),
+    }
+}
+
+/// The same of a report: whatever it is, it counts as taken.
+fn taken(_: bool, error: Error) -> Response {
+    tracing::warn!(%error, "a report was thrown away at the gate");
+    Json(()).into_response()
+}
+
+/// A flag that was never set, or is not the caller's own.
+fn unset() -> Response {
+    (StatusCode::NOT_FOUND, Json(())).into_response()
+}
+
+/// Reads a report to its end, whatever its length: who is answered before may take it for a broken connection.
+async fn read(body: Body, limit: usize) -> std::result::Result<Report, &'static str> {
+    let (mut all, mut too_long, mut stream) = (Vec::new(), false, body.into_data_stream());
+    while let Some(piece) = stream.next().await {
+        let piece = piece.map_err(|_| "it was cut off")?;
+        too_long |= all.len() + piece.len() > limit;
+        if too_long {
+            all.truncate(LONG.min(limit));
+        } else {
+            all.extend_from_slice(&piece);
+        }
+    }
+    if limit == 0 {
+        return Err("nobody is known by this secret");
+    }
+    if too_long {
+        return too_long_of(&all).ok_or("it is longer than may be, and does not say whose it is");
+    }
+    if all.len() < LONG {
+        return report_of(&all);
+    }
+    tokio::task::spawn_blocking(move || report_of(&all)).await.unwrap_or(Err("it could not be read"))
+}
+
+/// What is posted, once it is read.
+fn report_of(body: &[u8]) -> std::result::Result<Report, &'static str> {
+    let post: Post = serde_json::from_slice(body).map_err(|_| "it is no report")?;
+    let results = post.results.ok_or("it has no results")?;
+    let results = BASE64_STANDARD.decode(results.trim()).map_err(|_| "its results are not base64")?;
+    // Without a state it counts as the last one, as with netunicorn.
+    let is_final = post.state.is_none_or(|state| state >= 2);
+    Ok(Report { executor: clean(&post.executor_id), results: results.into(), is_final, too_long: false })
+}
+
+/// Whose a report is of which only the begin was kept: executors write their id first.
+fn too_long_of(begin: &[u8]) -> Option<Report> {
+    let text = String::from_utf8_lossy(begin);
+    let (_, rest) = text.split_once("\"executor_id\"")?;
+    let executor = rest.trim_start_matches([':', ' ']).strip_prefix('"')?.split('"').next()?;
+    Some(Report { executor: clean(executor), results: Bytes::new(), is_final: true, too_long: true })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_is_read_and_what_is_none_is_named() {
+        let read = report_of(br#"{"executor_id":"e","results":"gAQ=","state":1,"more":true}"#).expect("a report");
+        assert_eq!((read.executor.as_str(), &read.results[..], read.is_final), ("e", &b"\x80\x04"[..], false));
+        assert!(report_of(br#"{"executor_id":"e","results":"gAQ="}"#).expect("a report").is_final);
+        for (body, why) in [
+            ("[]", "no report"),
+            (r#"{"executor_id":"e"}"#, "no results"),
+            (r#"{"executor_id":"e","results":"*"}"#, "base64"),
+        ] {
+            assert!(report_of(body.as_bytes()).expect_err("it is refused").contains(why), "{body}");
+        }
+        let long = too_long_of(br#"{"executor_id": "e-1", "results": "gAQAAAA"#).expect("it says whose it is");
+        assert!(long.executor == "e-1" && long.too_long && long.is_final);
+        assert_eq!(too_long_of(b"{}"), None);
+    }
+}
