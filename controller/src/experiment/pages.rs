@@ -27,7 +27,7 @@ use crate::{
     error::{Error, Result},
     fleet::logs::{self, Tail},
     web::{
-        Caller, Fields, Layout, Page, Paging, Policy, Query, Role, Routes,
+        Caller, Fields, Layout, Page, Paging, Policy, Query, Role, Routes, encoded,
         home::{Card, Figure, First, Glance},
         page::{redirect, redirect_refused, render},
         screen::Confirm,
@@ -113,10 +113,10 @@ pub fn routes(api: Api) -> Routes {
         .page(get.clone(), "/experiments/executors/{executor}", known, executor)
         .page(get.clone(), "/experiments/of/{owner}/{name}", known, experiment)
         .page(post.clone(), "/experiments/of/{owner}/{name}", run, start)
-        .page(get.clone(), "/experiments/of/{owner}/{name}/cancel", run, ask_cancel)
-        .page(post.clone(), "/experiments/of/{owner}/{name}/cancel", run, cancel)
-        .page(get, "/experiments/of/{owner}/{name}/delete", run, ask_delete)
-        .page(post, "/experiments/of/{owner}/{name}/delete", run, delete)
+        .page(get.clone(), "/experiments/of/{owner}/{name}/cancel", run, ask::<false>)
+        .page(post.clone(), "/experiments/of/{owner}/{name}/cancel", run, end::<false>)
+        .page(get, "/experiments/of/{owner}/{name}/delete", run, ask::<true>)
+        .page(post, "/experiments/of/{owner}/{name}/delete", run, end::<true>)
         .with_state(api)
 }
 
@@ -288,17 +288,6 @@ impl TaskRun {
     }
 }
 
-/// A name as one part of a path.
-fn encoded(name: &str) -> String {
-    name.bytes().fold(String::new(), |mut out, byte| {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(char::from(byte)),
-            _ => out.push_str(&format!("%{byte:02X}")),
-        }
-        out
-    })
-}
-
 impl ListPage {
     fn is_narrow(&self) -> bool {
         [&self.query.owner, &self.query.status, &self.query.search].iter().any(|text| !text.is_empty())
@@ -412,54 +401,40 @@ async fn start(
     }
 }
 
-async fn ask_cancel(
+/// Asks before an experiment is cancelled, or deleted.
+async fn ask<const DELETE: bool>(
     State(api): State<Api>,
     caller: Caller,
     layout: Layout,
     Path((owner, name)): Path<(String, String)>,
 ) -> Result<Response> {
     let (_, page) = meant(&api, &caller, &owner, &name).await?;
-    let layout = layout.title(format!("Cancel {name}"));
-    let question = format!("{name} is ended on all its nodes. What its executors reported so far is kept.");
-    Confirm::new(layout, question, "Cancel it", page).keep("Let it go on").render()
+    if DELETE {
+        let question = format!("{name} goes with its results, its output and its files.");
+        Confirm::new(layout.title(format!("Delete {name}")), question, "Delete it", page).render()
+    } else {
+        let question = format!("{name} is ended on all its nodes. What its executors reported so far is kept.");
+        let layout = layout.title(format!("Cancel {name}"));
+        Confirm::new(layout, question, "Cancel it", page).keep("Let it go on").render()
+    }
 }
 
-async fn cancel(
+/// Cancels an experiment, or deletes it.
+async fn end<const DELETE: bool>(
     State(api): State<Api>,
     caller: Caller,
     Path((owner, name)): Path<(String, String)>,
     _: Fields,
 ) -> Result<Response> {
     let (user, page) = meant(&api, &caller, &owner, &name).await?;
-    match api.experiments.cancel(&user, &name).await {
-        Ok(_) => Ok(redirect(&page, "Its end was asked for.")),
-        Err(refusal) => redirect_refused(&page, refusal.into()),
-    }
-}
-
-async fn ask_delete(
-    State(api): State<Api>,
-    caller: Caller,
-    layout: Layout,
-    Path((owner, name)): Path<(String, String)>,
-) -> Result<Response> {
-    let (_, page) = meant(&api, &caller, &owner, &name).await?;
-    let layout = layout.title(format!("Delete {name}"));
-    let question = format!("{name} goes with its results, its output and its files.");
-    Confirm::new(layout, question, "Delete it", page).render()
-}
-
-async fn delete(
-    State(api): State<Api>,
-    caller: Caller,
-    Path((owner, name)): Path<(String, String)>,
-    _: Fields,
-) -> Result<Response> {
-    let (user, page) = meant(&api, &caller, &owner, &name).await?;
-    match api.experiments.delete(&user, &name).await {
-        Ok(()) => Ok(redirect(LIST, format!("{name} was deleted."))),
-        Err(refusal) => redirect_refused(&page, refusal.into()),
-    }
+    let done = if DELETE {
+        let done = api.experiments.delete(&user, &name).await;
+        done.map(|()| redirect(LIST, format!("{name} was deleted.")))
+    } else {
+        let done = api.experiments.cancel(&user, &name).await;
+        done.map(|_| redirect(&page, "Its end was asked for."))
+    };
+    done.or_else(|refusal| redirect_refused(&page, refusal.into()))
 }
 
 /// Names of tasks in the order they first ran, over all nodes.

@@ -22,6 +22,7 @@ pub mod problem;
 pub mod routes;
 pub mod screen;
 pub mod serve;
+pub mod url;
 pub mod view;
 
 pub use body::{Body, Query};
@@ -32,6 +33,7 @@ pub use page::{Layout, NavItem};
 pub use paging::{Page, Paging};
 pub use policy::{Access, Policy, Role};
 pub use routes::Routes;
+pub use url::encoded;
 
 #[cfg(test)]
 mod tests;
