@@ -450,7 +450,7 @@ pub async fn show(experiments: &Experiments, owner: &str, name: &str) -> Result<
     let mut conn = experiments.fleet.db.read().await?;
     let row = experiments.find(&mut conn, owner, name).await?;
     let mut view = views(&mut conn, vec![row.clone()]).await?;
-    let detail = experiments.detail(&mut conn, row, Told { graphs: false, results: true }).await?;
+    let detail = experiments.detail(&mut conn, row, Told { graphs: false, results: false }).await?;
     Ok(ExperimentDetail {
         experiment: view.swap_remove(0),
         nodes: detail.deployments.into_iter().map(DeploymentView::from).collect(),
@@ -472,7 +472,7 @@ impl From<Seen> for DeploymentView {
             deployed_at: seen.row.deployed_at,
             started_at: seen.row.started_at,
             ended_at: seen.row.ended_at,
-            result_bytes: seen.result.map(|bytes| bytes.len() as u64),
+            result_bytes: seen.result_bytes,
             result_is_late: seen.row.result_late == 1,
             runs: seen.runs,
         }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use muster_proto::{KIND_EXPERIMENT_DEPLOYMENT, KIND_EXPERIMENT_EXECUTOR};
 
-use super::{Experiments, stage_of, status_of};
+use super::{Experiments, keeper, stage_of, status_of};
 use crate::{
     error::Result,
     experiment::{
@@ -15,7 +15,7 @@ use crate::{
         wire,
     },
     fleet::desired,
-    platform::db::Conn,
+    platform::{blobs::Blobs, db::Conn},
 };
 
 /// How much is told.
@@ -53,6 +53,8 @@ pub struct Seen {
     pub graph: Option<Bytes>,
     /// What the executor reported last, where it was asked for.
     pub result: Option<Bytes>,
+    /// Bytes of that; none without a report.
+    pub result_bytes: Option<u64>,
     /// A native pipeline's runs of tasks, oldest first.
     pub runs: Vec<TaskRun>,
 }
@@ -78,6 +80,7 @@ impl Experiments {
             .collect();
         let digests: Vec<_> = digests.into_iter().collect();
         let blobs: BTreeMap<String, Bytes> = self.blobs.read_many(conn, &digests).await?;
+        let sizes = Blobs::use_of(conn, &keeper(&row.id)).await?;
         let mut deployments = Vec::with_capacity(rows.len());
         for row in rows {
             let left = running.remove(&row.id).map(|report| wire::executor_told(&report)).transpose()?;
@@ -91,7 +94,9 @@ impl Experiments {
                 wire::Bytes::Blob(..) => None,
             });
             let step = deploying.get(&row.id).map(wire::deployment_step).transpose()?.unwrap_or_default();
+            let stored = sizes.get(&row.result).map(|size| size.unsigned_abs());
             deployments.push(Seen {
+                result_bytes: posted.as_ref().map(|bytes| bytes.len() as u64).or(stored),
                 stage: stage_of(&row)?,
                 outcome: Outcome::from_word(&row.outcome),
                 step,
