@@ -15,6 +15,8 @@ mod order;
 mod pages;
 mod pickle;
 mod plan;
+mod postprocess;
+mod processor;
 mod reconcile;
 pub mod run;
 mod service;
@@ -22,8 +24,11 @@ pub mod spec;
 mod store;
 mod wire;
 
+pub use postprocess::Postprocess;
 pub use reconcile::Reconcile;
 pub use service::{Experiments, User};
+
+use std::collections::BTreeMap;
 
 use crate::{
     domain::{Context, Domain, Entry, Loop},
@@ -35,15 +40,23 @@ use crate::{
 pub const ENTRY: Entry = Entry { name: "experiment", asks: service::asks, open };
 
 fn open(context: &Context) -> Domain {
-    let experiments = Experiments { fleet: context.fleet.clone(), blobs: context.blobs.clone() };
+    let experiments = Experiments {
+        fleet: context.fleet.clone(),
+        blobs: context.blobs.clone(),
+        processors: context.processors.clone(),
+    };
     let reconcile = Reconcile { experiments: experiments.clone(), here_since: context.db.clock().now(), forgot: None };
+    let postprocess = Postprocess { experiments: experiments.clone(), under_way: BTreeMap::new() };
     let api = api::Api { experiments, access: context.access.clone() };
     Domain {
         routes: netunicorn::routes(api.clone()).merge(api::routes(api.clone())),
         pages: pages::routes(api.clone()),
         nav: vec![NavItem { label: "Experiments", href: "/experiments", role: Role::Viewer }],
         cards: vec![pages::card(api)],
-        loops: vec![Loop::new("experiment", reconcile, context.db.wake().listen(&["experiment", AGENTS]))],
+        loops: vec![
+            Loop::new("experiment", reconcile, context.db.wake().listen(&["experiment", AGENTS])),
+            Loop::new("experiment-postprocess", postprocess, context.db.wake().listen(&["experiment"])),
+        ],
         ..Domain::default()
     }
 }

@@ -17,7 +17,10 @@ use serde::Deserialize;
 
 use self::{compare::Comparison, grid::Grid, timeline::Timeline};
 use super::{
-    api::{self, Api, DeploymentView, ExperimentDetail, ExperimentQuery, ExperimentView, NodeView, Of, left, show},
+    api::{
+        self, Api, DeploymentView, ExperimentDetail, ExperimentQuery, ExperimentView, NodeView, Of, Postprocessing,
+        left, show,
+    },
     model::{ExecutorId, Outcome, Stage, Status},
     run::{TaskRun, TaskState},
     service::key,
@@ -65,6 +68,7 @@ struct ExperimentPage {
     experiment: ExperimentView,
     grid: Grid,
     timeline: Option<Timeline>,
+    postprocessing: Option<Postprocessing>,
     flags: Vec<api::Flag>,
     /// Another of the owner's to compare it with: the one before.
     before: Option<ExperimentView>,
@@ -213,6 +217,17 @@ impl ExperimentView {
     }
 }
 
+impl Postprocessing {
+    fn chip(&self) -> Chip {
+        match (self.told_at, self.again_at, self.tries) {
+            (Some(_), ..) => Chip { word: "done", tone: Tone::Good },
+            (None, Some(_), 0) => Chip { word: "waiting", tone: Tone::Busy },
+            (None, Some(_), _) => Chip { word: "trying again", tone: Tone::Warn },
+            (None, None, _) => Chip { word: "failed", tone: Tone::Bad },
+        }
+    }
+}
+
 impl NodeView {
     fn tags(&self) -> String {
         let tags = self.node.properties.get("netunicorn-access-tags").and_then(|t| t.as_array());
@@ -319,7 +334,7 @@ async fn experiment(
     Path((owner, name)): Path<(String, String)>,
 ) -> Result<Response> {
     Of::new(&api.access, &caller, &owner).await?;
-    let ExperimentDetail { experiment, nodes } = show(&api.experiments, &owner, &name).await?;
+    let ExperimentDetail { experiment, nodes, postprocessing } = show(&api.experiments, &owner, &name).await?;
     let mut conn = api.experiments.fleet.db.read().await?;
     let flags = store::flags(&mut conn, &experiment.id).await?;
     let flags = flags.into_iter().map(|(name, values, at)| api::Flag { name, values, at }).collect();
@@ -336,6 +351,7 @@ async fn experiment(
         layout: layout.title(&experiment.name),
         may_change: caller.role >= Role::Operator,
         experiment,
+        postprocessing,
         flags,
         before,
     };
@@ -349,7 +365,7 @@ async fn executor(
     Path(executor): Path<ExecutorId>,
 ) -> Result<Response> {
     let (row, _) = left::find(&api.experiments, &caller, &executor).await?;
-    let ExperimentDetail { experiment, nodes } = show(&api.experiments, &row.owner, &row.name).await?;
+    let ExperimentDetail { experiment, nodes, .. } = show(&api.experiments, &row.owner, &row.name).await?;
     let node = nodes.into_iter().find(|d| d.executor == executor.0);
     let node = node.ok_or_else(|| Error::not_found("executor", &executor.0))?;
     let mut conn = api.experiments.fleet.db.read().await?;

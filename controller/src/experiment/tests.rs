@@ -3,6 +3,8 @@ mod order;
 mod pages;
 mod pickle;
 mod plan;
+mod process;
+mod processor;
 mod replay;
 mod rig;
 mod service;

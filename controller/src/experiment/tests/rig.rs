@@ -7,6 +7,7 @@ use prost::Message;
 use serde_json::{Value, json};
 
 use crate::{
+    domain::Processors,
     experiment::{
         Reconcile,
         api::show,
@@ -94,7 +95,7 @@ impl Rig {
             })
             .await
             .expect("the nodes are able");
-        Self { experiments: Experiments { fleet, blobs: blobs() }, seq: 1.into() }
+        Self { experiments: Experiments { fleet, blobs: blobs(), processors: Processors::default() }, seq: 1.into() }
     }
 
     pub async fn round(&self) -> Round {
