@@ -64,6 +64,21 @@ create table experiment_deployment (
 create index experiment_deployment_agent on experiment_deployment (agent_id);
 create index experiment_deployment_given_up on experiment_deployment (experiment_id) where given_up = 1;
 
+-- An experiment that an administrator's postprocessors are told of.
+create table experiment_post (
+    experiment_id text primary key references experiment_experiment (id) on delete cascade,
+    tries bigint not null check (tries >= 0),
+    -- When they are told next; null: not any more.
+    due_at bigint,
+    -- When all of them were told; null: they were not.
+    told_at bigint,
+    -- What they said.
+    message text not null,
+    -- Why the last try failed.
+    error text not null
+);
+create index experiment_post_due on experiment_post (due_at) where due_at is not null;
+
 -- A node is taken by one user at a time, for as many experiments of theirs as `holders` says.
 create table experiment_lock (
     connector text not null,

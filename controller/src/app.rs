@@ -28,7 +28,7 @@ use crate::{
     access::{self, Access},
     certificate::{self, Certificates, Rotation},
     config::{Config, HttpTls},
-    domain::{Context, Domain, Entry, Ground, Loop, Running as RunningLoop},
+    domain::{Context, Domain, Entry, Ground, Loop, Processors, Running as RunningLoop},
     error::{Error, Result},
     fleet::{self, Dispatch, Fleet, Pulse, Surroundings, listen::Rate},
     ops::{self, Ops},
@@ -121,7 +121,9 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running> {
     let asks = DOMAINS.iter().flat_map(|entry| (entry.asks)(&ground)).collect();
     let fleet = Fleet::new(db.clone(), certificates.clone(), blobs.clone(), around, asks);
     let access = Access::new(db.clone());
-    let context = Context { db: db.clone(), fleet: fleet.clone(), blobs: blobs.clone(), access: access.clone() };
+    let processors = Processors { pre: config.preprocessors.clone(), post: config.postprocessors.clone() };
+    let context =
+        Context { db: db.clone(), fleet: fleet.clone(), blobs: blobs.clone(), access: access.clone(), processors };
     let domains = merge(DOMAINS.iter().map(|entry| (entry.open)(&context)));
     let first_admin = access.found().await?;
 

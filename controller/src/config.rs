@@ -8,9 +8,13 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     str::FromStr,
+    time::Duration,
 };
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    platform::program::Programs,
+};
 
 /// A setting's name, default and meaning. An empty default is worked out from the others.
 pub struct Key {
@@ -28,7 +32,7 @@ const fn key(name: &'static str, flag: &'static str, default: &'static str, help
 }
 
 /// Every setting.
-pub const KEYS: [Key; 21] = [
+pub const KEYS: [Key; 24] = [
     key("data_dir", "data-dir", "", "Folder of the database, the seal key and the first admin's password"),
     key("database", "database", "", "sqlite:<path> or postgres://…; by default a SQLite file in the data folder"),
     key("blobs", "blobs", "", "Folder of large blobs, which replicas share; by default one in the data folder"),
@@ -64,6 +68,19 @@ pub const KEYS: [Key; 21] = [
         "30",
         "How long after its end an agent's certificate may still be renewed",
     ),
+    key(
+        "experiment_preprocessors",
+        "experiment-preprocessors",
+        "",
+        "Folder of executables that look at each experiment before it is prepared; none by default",
+    ),
+    key(
+        "experiment_postprocessors",
+        "experiment-postprocessors",
+        "",
+        "Folder of executables that are told of each experiment that has ended; none by default",
+    ),
+    key("experiment_processor_seconds", "experiment-processor-seconds", "30", "How long each of them may take"),
     key("log", "log", "text", "text or json"),
 ];
 
@@ -146,6 +163,10 @@ pub struct Config {
     pub event_retention_days: u32,
     /// Lives of agents' certificates.
     pub lives: crate::certificate::model::Lives,
+    /// What looks at each experiment before it is prepared.
+    pub preprocessors: Programs,
+    /// What is told of each experiment that has ended.
+    pub postprocessors: Programs,
     /// How the log is written.
     pub log: LogFormat,
 }
@@ -231,6 +252,14 @@ impl Settings {
             let text = "an agent's certificate lives for 5 seconds to a year, its grace for at most ten years";
             return Err(Error::invalid("agent_certificate_seconds", text));
         }
+        let seconds: u64 = self.read("experiment_processor_seconds", number)?;
+        if !(1..=3600).contains(&seconds) {
+            return Err(Error::invalid("experiment_processor_seconds", "a processor has 1 second to an hour"));
+        }
+        let programs = |name| match self.text(name) {
+            "" => Programs::default(),
+            folder => Programs::new(folder.into(), Duration::from_secs(seconds)),
+        };
         let config = Config {
             data_dir: self.text("data_dir").into(),
             database: self.text("database").into(),
@@ -249,6 +278,8 @@ impl Settings {
             accept_burst: self.read("accept_burst", number)?,
             event_retention_days: self.read("event_retention_days", number)?,
             lives: crate::certificate::model::Lives { agent: agent_seconds * 1000, grace: grace_days * 86_400_000 },
+            preprocessors: programs("experiment_preprocessors"),
+            postprocessors: programs("experiment_postprocessors"),
             log: match self.text("log") {
                 "text" => LogFormat::Text,
                 "json" => LogFormat::Json,

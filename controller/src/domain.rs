@@ -18,6 +18,7 @@ use crate::{
         blobs::Blobs,
         db::Db,
         jobs::Runner,
+        program::Programs,
         reconcile::{self, Reconciler},
         wake::Activator,
     },
@@ -46,6 +47,17 @@ pub struct Context {
     pub blobs: Blobs,
     /// Who is who; for domains that speak another system's API.
     pub access: Access,
+    /// What an administrator wants run before and after an experiment.
+    pub processors: Processors,
+}
+
+/// What an administrator wants run before and after an experiment.
+#[derive(Debug, Clone, Default)]
+pub struct Processors {
+    /// Before.
+    pub pre: Programs,
+    /// After.
+    pub post: Programs,
 }
 
 /// A domain's line in `app`.

@@ -235,6 +235,11 @@ impl Processes {
         command
     }
 
+    /// The controller's process; none when it does not run.
+    pub fn controller_pid(&self) -> Option<u32> {
+        self.controller.as_ref().map(Child::id)
+    }
+
     /// Whether the controller has ended.
     pub fn controller_has_ended(&mut self) -> bool {
         self.controller.as_mut().is_none_or(|child| child.try_wait().expect("its state").is_some())

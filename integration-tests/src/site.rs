@@ -57,6 +57,11 @@ impl Site {
         self.agent = Some(command.spawn().expect("it starts"));
     }
 
+    /// The agent's process; none when it does not run.
+    pub fn pid(&self) -> Option<u32> {
+        self.agent.as_ref().map(Child::id)
+    }
+
     /// Kills its agent and waits for its end. What the agent started goes on.
     pub fn kill(&mut self) {
         if let Some(mut agent) = self.agent.take() {

@@ -193,19 +193,13 @@ impl Client {
     }
 }
 
+/// What a person typed, as a piece of a URL.
+pub(crate) use crate::web::encoded;
+
 /// The query of a URL: the pairs that have a value.
 pub(crate) fn query(pairs: &[(&str, String)]) -> String {
     let set: Vec<_> = pairs.iter().filter(|(_, v)| !v.is_empty()).map(|(k, v)| format!("{k}={}", encoded(v))).collect();
     set.join("&")
-}
-
-/// What a person typed, as a piece of a URL.
-pub(crate) fn encoded(text: &str) -> String {
-    let piece = |b: u8| match b {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(b).to_string(),
-        other => format!("%{other:02X}"),
-    };
-    text.bytes().map(piece).collect()
 }
 
 fn decode<T: DeserializeOwned>(mut answer: http::Response<ureq::Body>) -> Result<T> {

@@ -20,7 +20,7 @@ use super::{
     output::{self, facts, green, when},
 };
 use crate::experiment::{
-    api::{CancelExecutors, ExperimentDetail, NewExperiment, Settings},
+    api::{CancelExecutors, ExperimentDetail, NewExperiment, Postprocessing, Settings},
     model::{FlagValues, Status},
     run::{TaskRun, TaskState},
 };
@@ -403,6 +403,7 @@ fn show(global: &Global, client: &Client, which: &Which) -> Result {
         ("Ready", time(it.ready_at)),
         ("Started", time(it.started_at)),
         ("Ended", time(it.ended_at)),
+        ("Postprocessing", detail.postprocessing.as_ref().map(postprocessing).unwrap_or_default()),
     ]))?;
     output::print("\n")?;
     let head = ["NODE", "STAGE", "TOOK", "TASKS", "RESULT", "EXECUTOR", "WHY"].map(str::to_owned).to_vec();
@@ -420,6 +421,17 @@ fn show(global: &Global, client: &Client, which: &Which) -> Result {
         vec![node.node.clone(), stage, took, tasks(&node.runs), result, node.executor.clone(), node.message.clone()]
     });
     output::print(&output::table(std::iter::once(head).chain(rows).collect()))
+}
+
+/// What came of postprocessors, in a line.
+fn postprocessing(it: &Postprocessing) -> String {
+    match (it.told_at, it.again_at, it.tries) {
+        (Some(at), ..) if it.message.is_empty() => format!("done {}", when(at)),
+        (Some(_), ..) => it.message.clone(),
+        (None, Some(_), 0) => "waiting".into(),
+        (None, Some(at), _) => format!("{}; again {}", it.error, when(at)),
+        (None, None, tries) => format!("{}; given up after {tries} tries", it.error),
+    }
 }
 
 /// How a native pipeline's tasks stand, in a word. Of tries the last one counts.

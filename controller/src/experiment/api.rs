@@ -21,7 +21,7 @@ use super::{
     run::TaskRun,
     service::{Experiments, Refusal, Seen, Told, User, status_of},
     spec::Spec,
-    store::{self, ExperimentRow, FlagChangeRow},
+    store::{self, ExperimentRow, FlagChangeRow, PostRow},
 };
 use crate::{
     access::Access,
@@ -108,8 +108,26 @@ pub struct ExperimentDetail {
     /// The experiment.
     #[serde(flatten)]
     pub experiment: ExperimentView,
+    /// What came of an administrator's postprocessors; none where there are none, or it has not ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub postprocessing: Option<Postprocessing>,
     /// What runs where, in the order it was asked for.
     pub nodes: Vec<DeploymentView>,
+}
+
+/// What came of an administrator's postprocessors. They are told at least once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Postprocessing {
+    /// How often they were told.
+    pub tries: i64,
+    /// When they are told next, milliseconds since the Unix epoch; none: not any more.
+    pub again_at: Option<i64>,
+    /// When all of them were told well, milliseconds since the Unix epoch; none: they were not.
+    pub told_at: Option<i64>,
+    /// What they said.
+    pub message: String,
+    /// Why the last try failed.
+    pub error: String,
 }
 
 /// A deployment.
@@ -471,11 +489,19 @@ pub async fn show(experiments: &Experiments, owner: &str, name: &str) -> Result<
     let mut conn = experiments.fleet.db.read().await?;
     let row = experiments.find(&mut conn, owner, name).await?;
     let mut view = views(&mut conn, vec![row.clone()]).await?;
-    let detail = experiments.detail(&mut conn, row, Told { graphs: false, results: true }).await?;
+    let post = store::fetch_post(&mut conn, &row.id).await?;
+    let detail = experiments.detail(&mut conn, row, Told { graphs: false, results: false }).await?;
     Ok(ExperimentDetail {
+        postprocessing: post.map(Postprocessing::from),
         experiment: view.swap_remove(0),
         nodes: detail.deployments.into_iter().map(DeploymentView::from).collect(),
     })
+}
+
+impl From<PostRow> for Postprocessing {
+    fn from(row: PostRow) -> Self {
+        Self { tries: row.tries, again_at: row.due_at, told_at: row.told_at, message: row.message, error: row.error }
+    }
 }
 
 impl From<Seen> for DeploymentView {
@@ -493,7 +519,7 @@ impl From<Seen> for DeploymentView {
             deployed_at: seen.row.deployed_at,
             started_at: seen.row.started_at,
             ended_at: seen.row.ended_at,
-            result_bytes: seen.result.map(|bytes| bytes.len() as u64),
+            result_bytes: seen.result_bytes,
             result_is_late: seen.row.result_late == 1,
             runs: seen.runs,
         }

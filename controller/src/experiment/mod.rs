@@ -8,6 +8,7 @@
 
 pub mod api;
 pub mod connector;
+mod forget;
 pub mod model;
 mod netunicorn;
 pub mod node;
@@ -17,6 +18,8 @@ mod pages;
 mod pickle;
 mod plan;
 mod pool;
+mod postprocess;
+mod processor;
 mod reconcile;
 pub mod run;
 mod service;
@@ -25,8 +28,11 @@ mod store;
 mod wire;
 
 pub use connector::reconcile::Calls;
+pub use postprocess::Postprocess;
 pub use reconcile::Reconcile;
 pub use service::{Experiments, User};
+
+use std::collections::BTreeMap;
 
 use crate::{
     domain::{Context, Domain, Entry, Loop},
@@ -38,8 +44,13 @@ use crate::{
 pub const ENTRY: Entry = Entry { name: "experiment", asks: service::asks, open };
 
 fn open(context: &Context) -> Domain {
-    let experiments = Experiments { fleet: context.fleet.clone(), blobs: context.blobs.clone() };
-    let reconcile = Reconcile { experiments: experiments.clone(), here_since: context.db.clock().now() };
+    let experiments = Experiments {
+        fleet: context.fleet.clone(),
+        blobs: context.blobs.clone(),
+        processors: context.processors.clone(),
+    };
+    let reconcile = Reconcile { experiments: experiments.clone(), here_since: context.db.clock().now(), forgot: None };
+    let postprocess = Postprocess { experiments: experiments.clone(), under_way: BTreeMap::new() };
     let calls = Calls::new(experiments.clone());
     let gateway = connector::gateway::routes(experiments.clone());
     let api = api::Api { experiments, access: context.access.clone() };
@@ -51,6 +62,7 @@ fn open(context: &Context) -> Domain {
         loops: vec![
             Loop::new("experiment", reconcile, context.db.wake().listen(&["experiment", AGENTS])),
             Loop::new("connector", calls, context.db.wake().listen(&[connector::reconcile::TOPIC])),
+            Loop::new("experiment-postprocess", postprocess, context.db.wake().listen(&["experiment"])),
         ],
         ..Domain::default()
     }

@@ -367,18 +367,16 @@ fn python_time(at: Option<i64>) -> String {
 
 /// What a client knows of an experiment: `ExperimentExecutionInformation`.
 fn information(detail: Detail) -> Value {
-    let result = match detail.status {
+    let Detail { row, status, deployments } = detail;
+    let (deployments, results): (Vec<_>, Vec<_>) = deployments.iter().map(deployment).unzip();
+    let result = match status {
         Status::Preparing | Status::Ready => Value::Null,
-        Status::Failed => json!(detail.row.why),
-        Status::Running | Status::Cancelling | Status::Finished | Status::Cancelled => {
-            detail.deployments.iter().map(result).collect()
-        }
+        Status::Failed => json!(row.why),
+        Status::Running | Status::Cancelling | Status::Finished | Status::Cancelled => results.into(),
     };
-    let context: Value = serde_json::from_str(&detail.row.context).unwrap_or_default();
-    let deployments: Vec<_> =
-        detail.deployments.iter().map(|seen| document(&seen.row, seen.graph.as_deref())).collect();
+    let context: Value = serde_json::from_str(&row.context).unwrap_or_default();
     json!({
-        "status": detail.status.number(),
+        "status": status.number(),
         "experiment": {"deployment_map": deployments, "deployment_context": context},
         "execution_result": result,
     })
@@ -386,30 +384,36 @@ fn information(detail: Detail) -> Value {
 
 /// What clients and connectors know of a deployment: `Deployment`.
 pub fn document(row: &DeploymentRow, graph: Option<&[u8]>) -> Value {
-    let mut document: Map<String, Value> = serde_json::from_str(&row.document).unwrap_or_default();
-    document.insert("prepared".into(), json!(row.deployed_at.is_some()));
-    let has_failed = Outcome::from_word(&row.outcome).is_some_and(|o| o != Outcome::Succeeded);
-    let is_refused = has_failed && row.started_at.is_none();
-    document.insert("error".into(), if is_refused { json!(row.message) } else { Value::Null });
-    document.insert("execution_graph".into(), json!(encoded(graph)));
-    Value::Object(document)
+    Value::Object(told_of(row, Value::String(encoded(graph))))
 }
 
-/// The same of what a deployment came to: `DeploymentExecutionResult`.
-fn result(seen: &Seen) -> Value {
-    let document: Map<String, Value> = serde_json::from_str(&seen.row.document).unwrap_or_default();
+fn told_of(row: &DeploymentRow, graph: Value) -> Map<String, Value> {
+    let mut document: Map<String, Value> = serde_json::from_str(&row.document).unwrap_or_default();
+    let has_failed = Outcome::from_word(&row.outcome).is_some_and(|o| o != Outcome::Succeeded);
+    let is_refused = has_failed && row.started_at.is_none();
+    document.insert("prepared".into(), json!(row.deployed_at.is_some()));
+    document.insert("error".into(), if is_refused { json!(row.message) } else { Value::Null });
+    document.insert("execution_graph".into(), graph);
+    document
+}
+
+/// The same, and what a deployment came to: `DeploymentExecutionResult`.
+fn deployment(seen: &Seen) -> (Value, Value) {
+    let graph = Value::String(encoded(seen.graph.as_deref()));
+    let document = told_of(&seen.row, graph.clone());
     let failed = seen.stage == Stage::Ended && seen.outcome != Some(Outcome::Succeeded);
     let native = || {
         let is_native = !seen.row.pipeline.is_empty() && !seen.runs.is_empty();
         is_native.then(|| pickle::result(!failed, &seen.runs).into())
     };
-    let result: Option<Bytes> = seen.result.clone().or_else(native);
-    json!({
-        "node": document.get("node"),
-        "execution_graph": encoded(seen.graph.as_deref()),
-        "result": result.map(|bytes| BASE64_STANDARD.encode(bytes)),
-        "error": failed.then_some(&seen.row.message),
-    })
+    let bytes: Option<Bytes> = seen.result.clone().or_else(native);
+    let result = Map::from_iter([
+        ("node".to_owned(), document.get("node").cloned().unwrap_or_default()),
+        ("execution_graph".to_owned(), graph),
+        ("result".to_owned(), bytes.map_or(Value::Null, |bytes| Value::String(BASE64_STANDARD.encode(bytes)))),
+        ("error".to_owned(), if failed { json!(seen.row.message) } else { Value::Null }),
+    ]);
+    (Value::Object(document), Value::Object(result))
 }
 
 fn encoded(bytes: Option<&[u8]>) -> String {

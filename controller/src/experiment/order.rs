@@ -185,6 +185,19 @@ impl Order {
 
 impl Deployment {
     fn read(mut document: Map<String, Value>) -> Result<Self, Unreadable> {
+        let graph = document.remove("execution_graph");
+        let is_there = graph.is_some();
+        let graph = graph.and_then(|graph| BASE64_STANDARD.decode(graph.as_str()?).ok());
+        let read = Self::of(document, Work::Graph(graph.clone().unwrap_or_default().into()))?;
+        match (is_there, graph) {
+            (_, Some(_)) => Ok(read),
+            (true, None) => Err(Unreadable("execution_graph is not base64".into())),
+            (false, None) => Err(Unreadable("execution_graph is missing".into())),
+        }
+    }
+
+    /// Reads a deployment of this work.
+    pub fn of(document: Map<String, Value>, work: Work) -> Result<Self, Unreadable> {
         let missing = |key: &str| Unreadable(format!("{key} is missing"));
         let node = document.get("node").cloned().ok_or_else(|| missing("node"))?;
         let node: Node = serde_json::from_value(node).map_err(|e| Unreadable(format!("node: {e}")))?;
@@ -194,9 +207,6 @@ impl Deployment {
         if !node.has_known_architecture() {
             return Err(Unreadable(format!("node.architecture: '{}' is not a valid Architecture", node.architecture)));
         }
-        let graph = document.remove("execution_graph").ok_or_else(|| missing("execution_graph"))?;
-        let graph = graph.as_str().and_then(|text| BASE64_STANDARD.decode(text).ok());
-        let graph = graph.ok_or_else(|| Unreadable("execution_graph is not base64".into()))?;
         let kind = document.get("environment_definition_type").and_then(Value::as_str);
         let kind = kind.and_then(EnvironmentType::from_word).ok_or_else(|| {
             Unreadable("environment_definition_type is neither ShellExecution nor DockerImage".into())
@@ -210,7 +220,6 @@ impl Deployment {
         })?;
         let cleanup = document.get("cleanup").map_or(Some(true), Value::as_bool);
         let cleanup = cleanup.ok_or_else(|| Unreadable("cleanup is neither true nor false".into()))?;
-        let work = Work::Graph(graph.into());
         Ok(Self { node, document, work, environment, keep_alive_minutes, cleanup })
     }
 

@@ -18,7 +18,10 @@ use serde_json::Value;
 
 use self::{compare::Comparison, grid::Grid, timeline::Timeline};
 use super::{
-    api::{self, Api, DeploymentView, ExperimentDetail, ExperimentQuery, ExperimentView, NodeView, Of, left, show},
+    api::{
+        self, Api, DeploymentView, ExperimentDetail, ExperimentQuery, ExperimentView, NodeView, Of, Postprocessing,
+        left, show,
+    },
     connector::{
         api::{ConnectorView, connector_views},
         model::Health,
@@ -32,7 +35,7 @@ use crate::{
     error::{Error, Result},
     fleet::logs::{self, Tail},
     web::{
-        Caller, Fields, Layout, Page, Paging, Policy, Query, Role, Routes,
+        Caller, Fields, Layout, Page, Paging, Policy, Query, Role, Routes, encoded,
         home::{Card, Figure, First, Glance},
         page::{redirect, redirect_refused, render},
         screen::Confirm,
@@ -71,6 +74,7 @@ struct ExperimentPage {
     experiment: ExperimentView,
     grid: Grid,
     timeline: Option<Timeline>,
+    postprocessing: Option<Postprocessing>,
     flags: Vec<api::Flag>,
     /// Another of the owner's to compare it with: the one before.
     before: Option<ExperimentView>,
@@ -119,10 +123,10 @@ pub fn routes(api: Api) -> Routes {
         .page(get.clone(), "/experiments/executors/{executor}", known, executor)
         .page(get.clone(), "/experiments/of/{owner}/{name}", known, experiment)
         .page(post.clone(), "/experiments/of/{owner}/{name}", run, start)
-        .page(get.clone(), "/experiments/of/{owner}/{name}/cancel", run, ask_cancel)
-        .page(post.clone(), "/experiments/of/{owner}/{name}/cancel", run, cancel)
-        .page(get, "/experiments/of/{owner}/{name}/delete", run, ask_delete)
-        .page(post, "/experiments/of/{owner}/{name}/delete", run, delete)
+        .page(get.clone(), "/experiments/of/{owner}/{name}/cancel", run, ask::<false>)
+        .page(post.clone(), "/experiments/of/{owner}/{name}/cancel", run, end::<false>)
+        .page(get, "/experiments/of/{owner}/{name}/delete", run, ask::<true>)
+        .page(post, "/experiments/of/{owner}/{name}/delete", run, end::<true>)
         .with_state(api)
 }
 
@@ -231,6 +235,17 @@ impl ConnectorView {
     }
 }
 
+impl Postprocessing {
+    fn chip(&self) -> Chip {
+        match (self.told_at, self.again_at, self.tries) {
+            (Some(_), ..) => Chip { word: "done", tone: Tone::Good },
+            (None, Some(_), 0) => Chip { word: "waiting", tone: Tone::Busy },
+            (None, Some(_), _) => Chip { word: "trying again", tone: Tone::Warn },
+            (None, None, _) => Chip { word: "failed", tone: Tone::Bad },
+        }
+    }
+}
+
 impl NodeView {
     /// How many nodes a template stands for, in words.
     fn stands_for(&self) -> String {
@@ -314,17 +329,6 @@ impl TaskRun {
     }
 }
 
-/// A name as one part of a path.
-fn encoded(name: &str) -> String {
-    name.bytes().fold(String::new(), |mut out, byte| {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(char::from(byte)),
-            _ => out.push_str(&format!("%{byte:02X}")),
-        }
-        out
-    })
-}
-
 impl ListPage {
     fn is_narrow(&self) -> bool {
         [&self.query.owner, &self.query.status, &self.query.search].iter().any(|text| !text.is_empty())
@@ -357,7 +361,7 @@ async fn experiment(
     Path((owner, name)): Path<(String, String)>,
 ) -> Result<Response> {
     Of::new(&api.access, &caller, &owner).await?;
-    let ExperimentDetail { experiment, nodes } = show(&api.experiments, &owner, &name).await?;
+    let ExperimentDetail { experiment, nodes, postprocessing } = show(&api.experiments, &owner, &name).await?;
     let mut conn = api.experiments.fleet.db.read().await?;
     let flags = store::flags(&mut conn, &experiment.id).await?;
     let flags = flags.into_iter().map(|(name, values, at)| api::Flag { name, values, at }).collect();
@@ -374,6 +378,7 @@ async fn experiment(
         layout: layout.title(&experiment.name),
         may_change: caller.role >= Role::Operator,
         experiment,
+        postprocessing,
         flags,
         before,
     };
@@ -387,7 +392,7 @@ async fn executor(
     Path(executor): Path<ExecutorId>,
 ) -> Result<Response> {
     let (row, _) = left::find(&api.experiments, &caller, &executor).await?;
-    let ExperimentDetail { experiment, nodes } = show(&api.experiments, &row.owner, &row.name).await?;
+    let ExperimentDetail { experiment, nodes, .. } = show(&api.experiments, &row.owner, &row.name).await?;
     let node = nodes.into_iter().find(|d| d.executor == executor.0);
     let node = node.ok_or_else(|| Error::not_found("executor", &executor.0))?;
     let mut conn = api.experiments.fleet.db.read().await?;
@@ -439,54 +444,40 @@ async fn start(
     }
 }
 
-async fn ask_cancel(
+/// Asks before an experiment is cancelled, or deleted.
+async fn ask<const DELETE: bool>(
     State(api): State<Api>,
     caller: Caller,
     layout: Layout,
     Path((owner, name)): Path<(String, String)>,
 ) -> Result<Response> {
     let (_, page) = meant(&api, &caller, &owner, &name).await?;
-    let layout = layout.title(format!("Cancel {name}"));
-    let question = format!("{name} is ended on all its nodes. What its executors reported so far is kept.");
-    Confirm::new(layout, question, "Cancel it", page).keep("Let it go on").render()
+    if DELETE {
+        let question = format!("{name} goes with its results, its output and its files.");
+        Confirm::new(layout.title(format!("Delete {name}")), question, "Delete it", page).render()
+    } else {
+        let question = format!("{name} is ended on all its nodes. What its executors reported so far is kept.");
+        let layout = layout.title(format!("Cancel {name}"));
+        Confirm::new(layout, question, "Cancel it", page).keep("Let it go on").render()
+    }
 }
 
-async fn cancel(
+/// Cancels an experiment, or deletes it.
+async fn end<const DELETE: bool>(
     State(api): State<Api>,
     caller: Caller,
     Path((owner, name)): Path<(String, String)>,
     _: Fields,
 ) -> Result<Response> {
     let (user, page) = meant(&api, &caller, &owner, &name).await?;
-    match api.experiments.cancel(&user, &name, &Value::Null).await {
-        Ok(_) => Ok(redirect(&page, "Its end was asked for.")),
-        Err(refusal) => redirect_refused(&page, refusal.into()),
-    }
-}
-
-async fn ask_delete(
-    State(api): State<Api>,
-    caller: Caller,
-    layout: Layout,
-    Path((owner, name)): Path<(String, String)>,
-) -> Result<Response> {
-    let (_, page) = meant(&api, &caller, &owner, &name).await?;
-    let layout = layout.title(format!("Delete {name}"));
-    let question = format!("{name} goes with its results, its output and its files.");
-    Confirm::new(layout, question, "Delete it", page).render()
-}
-
-async fn delete(
-    State(api): State<Api>,
-    caller: Caller,
-    Path((owner, name)): Path<(String, String)>,
-    _: Fields,
-) -> Result<Response> {
-    let (user, page) = meant(&api, &caller, &owner, &name).await?;
-    match api.experiments.delete(&user, &name).await {
-        Ok(()) => Ok(redirect(LIST, format!("{name} was deleted."))),
-        Err(refusal) => redirect_refused(&page, refusal.into()),
-    }
+    let done = if DELETE {
+        let done = api.experiments.delete(&user, &name).await;
+        done.map(|()| redirect(LIST, format!("{name} was deleted.")))
+    } else {
+        let done = api.experiments.cancel(&user, &name, &Value::Null).await;
+        done.map(|_| redirect(&page, "Its end was asked for."))
+    };
+    done.or_else(|refusal| redirect_refused(&page, refusal.into()))
 }
 
 /// Names of tasks in the order they first ran, over all nodes.

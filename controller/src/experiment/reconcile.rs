@@ -1,12 +1,16 @@
 //! The loop of experiments: observe → plan → apply, one experiment a transaction.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
-use muster_proto::{KIND_EXPERIMENT_CLEANUP, KIND_EXPERIMENT_DEPLOYMENT, KIND_EXPERIMENT_EXECUTOR};
+use muster_proto::{KIND_EXPERIMENT_DEPLOYMENT, KIND_EXPERIMENT_EXECUTOR};
 use serde_json::json;
 
 use super::{
     connector::{self, model::Verb},
+    forget,
     model::{ExperimentId, FLEET, Stage, Status},
     node::EnvironmentType,
     observe::{Observed, observe, stored},
@@ -23,17 +27,13 @@ use crate::{
     fleet::{
         REPLICA_LIFE,
         desired::{self, Document, OnInterrupt, OnRevoke},
-        logs,
         model::{AgentId, Mode},
     },
     platform::{blobs::Blobs, crash::CrashPoint, db::Tx, events::Actor, lease, reconcile::Reconciler},
 };
 
-/// What a deleted experiment left is kept for so long, milliseconds.
-const KEEP_DELETED: i64 = 30 * 86_400_000;
-
-/// Cleanups forgotten in one transaction.
-const FORGOTTEN: i64 = 500;
+/// How often it is looked for what may be forgotten.
+const FORGET: Duration = Duration::from_secs(3600);
 
 /// A replica that died lets another plan after this time. Two that plan at once do no harm: each plans under a lock.
 const LEASE: Duration = Duration::from_millis(REPLICA_LIFE.unsigned_abs());
@@ -45,6 +45,8 @@ pub struct Reconcile {
     pub experiments: Experiments,
     /// Since when this controller runs, milliseconds since the Unix epoch.
     pub here_since: i64,
+    /// When it was last looked for what may be forgotten.
+    pub forgot: Option<Instant>,
 }
 
 /// What one round did.
@@ -90,7 +92,10 @@ impl Reconcile {
                 }
             }
         }
-        self.forget_old().await?;
+        if self.forgot.is_none_or(|at| at.elapsed() >= FORGET) {
+            forget::forget_old(&self.experiments).await?;
+            self.forgot = Some(Instant::now());
+        }
         Ok(round)
     }
 
@@ -124,41 +129,6 @@ impl Reconcile {
                 tx.done(changed)
             })
             .await
-    }
-
-    /// Forgets what deleted experiments left once their retention is over, and what cleanups reported.
-    async fn forget_old(&self) -> Result<()> {
-        let experiments = &self.experiments;
-        let db = &experiments.fleet.db;
-        let before = db.clock().now() - KEEP_DELETED;
-        let old = store::deleted_before(&mut *db.read().await?, before).await?;
-        for id in &old {
-            db.write(|mut tx| async move {
-                if store::lock_by_id(&mut tx, id).await?.is_none() {
-                    return tx.done(());
-                }
-                for deployment in store::deployments(&mut tx, &id.0).await? {
-                    experiments.forget_deployment(&mut tx, &deployment).await?;
-                }
-                Blobs::forget(&mut tx, &keeper(&id.0)).await?;
-                store::remove_experiment(&mut tx, id).await?;
-                tx.done(())
-            })
-            .await?;
-        }
-        let cleaned = desired::ended(&mut *db.read().await?, KIND_EXPERIMENT_CLEANUP, FORGOTTEN).await?;
-        if !cleaned.is_empty() {
-            let cleaned = &cleaned;
-            db.write(|mut tx| async move {
-                for report in cleaned {
-                    desired::forget(&mut tx, &report.agent, &report.key).await?;
-                    logs::forget(&mut tx, &report.key).await?;
-                }
-                tx.done(())
-            })
-            .await?;
-        }
-        Ok(())
     }
 }
 
@@ -267,7 +237,7 @@ async fn deploy(
             None => return Err(Error::internal(anyhow::anyhow!("the graph {} is gone", row.graph))),
         };
         let bytes =
-            wire::deployment(&row.experiment_id, &definition, &row.environment_digest, &architecture, graph.as_ref())?;
+            wire::deployment(&row.experiment_id, &definition, &row.environment_digest, &architecture, graph.as_ref());
         let mut document = once(bytes);
         if let Some(wire::Bytes::Blob(digest, _)) = graph {
             document.blobs.push(digest);
@@ -296,7 +266,7 @@ async fn start(
             "" => None,
             text => Some(serde_json::from_str(text).map_err(Error::internal)?),
         };
-        let bytes = wire::executor(&row.experiment_id, &definition, &row.environment_digest, pipeline.as_ref())?;
+        let bytes = wire::executor(&row.experiment_id, &definition, &row.environment_digest, pipeline.as_ref());
         let mut document = once(bytes);
         document.store_bytes = wire::STORE_BYTES;
         experiments.fleet.desired.put(tx, seq, &[agent], &key(KIND_EXPERIMENT_EXECUTOR, &row.id), &document).await?;

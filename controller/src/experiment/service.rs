@@ -2,6 +2,7 @@
 
 mod flags;
 mod prepare;
+mod process;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +22,7 @@ use super::{
     store::{self, DeploymentRow, ExperimentRow},
 };
 use crate::{
+    domain::Processors,
     error::{Error, Result},
     fleet::{
         Fleet, agents, desired, logs,
@@ -41,6 +43,8 @@ pub struct Experiments {
     pub fleet: Fleet,
     /// Graphs and results.
     pub blobs: Blobs,
+    /// What an administrator wants run before and after each.
+    pub processors: Processors,
 }
 
 /// Who asks, as far as experiments care.
@@ -322,6 +326,9 @@ impl Experiments {
             row.ended_at = Some(now);
             let nodes = nodes_of(&store::deployments(tx, &row.id).await?);
             store::release_locks(tx, &nodes, &row.owner).await?;
+            if self.processors.post.are_wanted() {
+                store::insert_post(tx, &row.id).await?;
+            }
         }
         let after = json!({"status": row.status, "why": row.why});
         tx.record(actor.change("experiment.status_changed", subject(row)).before(before).after(after)).await

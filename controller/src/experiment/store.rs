@@ -69,6 +69,16 @@ pub struct LockRow {
     pub since: i64,
 }
 
+/// What postprocessors were told of an experiment, as stored.
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
+pub struct PostRow {
+    pub tries: i64,
+    pub due_at: Option<i64>,
+    pub told_at: Option<i64>,
+    pub message: String,
+    pub error: String,
+}
+
 /// A change of a flag as stored.
 #[derive(Debug, Clone, FromRow)]
 pub struct FlagChangeRow {
@@ -432,6 +442,45 @@ pub async fn locks(conn: &mut Conn, owner: Option<&str>) -> Result<Vec<LockRow>>
     let text = "select connector, node_name, owner, reason, since from experiment_lock \
                 where $1 = '' or owner = $1 order by connector, node_name";
     Ok(sqlx::query_as(text).bind(owner.unwrap_or_default().to_owned()).fetch_all(conn).await?)
+}
+
+// === what postprocessors were told ===
+
+/// Postprocessors are to be told of an experiment.
+pub async fn insert_post(tx: &mut Tx, experiment: &str) -> Result<()> {
+    let now = tx.now();
+    let text = "insert into experiment_post (experiment_id, tries, due_at, told_at, message, error) \
+                values ($1, 0, $2, null, '', '') on conflict (experiment_id) do nothing";
+    sqlx::query(text).bind(experiment).bind(now).execute(&mut **tx).await?;
+    Ok(())
+}
+
+pub async fn fetch_post(conn: &mut Conn, experiment: &str) -> Result<Option<PostRow>> {
+    let text = "select tries, due_at, told_at, message, error from experiment_post where experiment_id = $1";
+    Ok(sqlx::query_as(text).bind(experiment).fetch_optional(conn).await?)
+}
+
+/// Experiments that postprocessors are to be told of by now, longest due first.
+pub async fn due_posts(conn: &mut Conn, now: i64, limit: i64) -> Result<Vec<ExperimentId>> {
+    let text = "select experiment_id from experiment_post where due_at <= $1 order by due_at limit $2";
+    let rows: Vec<(String,)> = sqlx::query_as(text).bind(now).bind(limit).fetch_all(conn).await?;
+    Ok(rows.into_iter().map(|(id,)| ExperimentId(id)).collect())
+}
+
+pub async fn save_post(tx: &mut Tx, experiment: &str, row: &PostRow) -> Result<()> {
+    sqlx::query(
+        "update experiment_post set tries = $2, due_at = $3, told_at = $4, message = $5, error = $6 \
+         where experiment_id = $1",
+    )
+    .bind(experiment)
+    .bind(row.tries)
+    .bind(row.due_at)
+    .bind(row.told_at)
+    .bind(row.message.clone())
+    .bind(row.error.clone())
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
 }
 
 // === settings ===

@@ -6,6 +6,8 @@ mod pages;
 mod pickle;
 mod plan;
 mod pool;
+mod process;
+mod processor;
 mod replay;
 mod rig;
 mod service;

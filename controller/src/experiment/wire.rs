@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use muster_pki::hex;
+use muster_pki::{hex, unhex};
 use muster_proto::experiment as proto;
 use prost::Message;
 
@@ -50,15 +50,15 @@ pub struct Left {
 
 impl Bytes {
     /// Bytes as they travel.
-    pub fn content(&self) -> Result<proto::Content> {
-        Ok(match self {
+    pub fn content(&self) -> proto::Content {
+        match self {
             Self::Inline(bytes) => {
                 proto::Content { inline: bytes.clone().into(), blob: bytes::Bytes::new(), size: bytes.len() as u64 }
             }
             Self::Blob(digest, size) => {
-                proto::Content { inline: bytes::Bytes::new(), blob: unhex(digest)?.into(), size: *size }
+                proto::Content { inline: bytes::Bytes::new(), blob: unhex(digest).into(), size: *size }
             }
-        })
+        }
     }
 
     /// Bytes as they came.
@@ -98,7 +98,7 @@ pub fn deployment(
     digest: &str,
     architecture: &str,
     graph: Option<&Bytes>,
-) -> Result<Vec<u8>> {
+) -> Vec<u8> {
     let kind = match definition.kind {
         EnvironmentType::ShellExecution => proto::environment::Kind::Shell(proto::Shell {
             commands: definition.commands.clone(),
@@ -116,23 +116,18 @@ pub fn deployment(
         }),
     };
     let environment = proto::Environment {
-        digest: unhex(digest)?.into(),
+        digest: unhex(digest).into(),
         limit_seconds: ENVIRONMENT_SECONDS,
         limit_bytes: 0,
         kind: Some(kind),
     };
-    let graph = graph.map(Bytes::content).transpose()?;
+    let graph = graph.map(Bytes::content);
     let document = proto::Deployment { experiment_id: experiment.into(), environment: Some(environment), graph };
-    Ok(document.encode_to_vec())
+    document.encode_to_vec()
 }
 
 /// The document that runs what was prepared.
-pub fn executor(
-    experiment: &str,
-    definition: &Definition,
-    digest: &str,
-    native: Option<&spec::Deployment>,
-) -> Result<Vec<u8>> {
+pub fn executor(experiment: &str, definition: &Definition, digest: &str, native: Option<&spec::Deployment>) -> Vec<u8> {
     let runtime = &definition.runtime;
     let variable = |(name, value): (&String, &String)| proto::Variable { name: name.clone(), value: value.clone() };
     let variables = runtime.environment_variables.iter().filter(|(name, _)| !OWN_VARIABLES.contains(&name.as_str()));
@@ -148,7 +143,7 @@ pub fn executor(
     };
     let document = proto::Executor {
         experiment_id: experiment.into(),
-        environment: unhex(digest)?.into(),
+        environment: unhex(digest).into(),
         variables: variables.map(variable).collect(),
         work: Some(match native {
             Some(native) => proto::executor::Work::Pipeline(pipeline(native)),
@@ -161,7 +156,7 @@ pub fn executor(
         limit_seconds: 0,
         lease_seconds: 0,
     };
-    Ok(document.encode_to_vec())
+    document.encode_to_vec()
 }
 
 /// A native pipeline as it travels.
@@ -310,17 +305,6 @@ fn containerfile(definition: &Definition) -> String {
     lines.extend(definition.commands.iter().map(command));
     lines.push("CMD [\"python3\", \"-m\", \"netunicorn.executor\"]".into());
     lines.join("\n") + "\n"
-}
-
-/// Bytes from hexadecimal text.
-pub fn unhex(text: &str) -> Result<Vec<u8>> {
-    let digit = |b: u8| char::from(b).to_digit(16).and_then(|d| u8::try_from(d).ok());
-    let pairs = text.as_bytes().chunks(2).map(|pair| match pair {
-        [a, b] => Some(digit(*a)? << 4 | digit(*b)?),
-        _ => None,
-    });
-    let bytes: Option<Vec<u8>> = pairs.collect();
-    bytes.ok_or_else(|| Error::internal(anyhow::anyhow!("a stored digest is {text:?}")))
 }
 
 /// A question about a flag.

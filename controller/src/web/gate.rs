@@ -23,6 +23,7 @@ use super::{
     page::{self, Layout, NavItem},
     policy::{Policy, Role},
     problem,
+    url::encoded,
 };
 use crate::{
     error::{Error, Result},
@@ -375,14 +376,9 @@ async fn check_forgery(request: Request, caller: Option<&Caller>) -> Result<Requ
 }
 
 fn to_login(target: &str) -> Response {
-    let encoded: String = target.bytes().fold(String::new(), |mut out, byte| {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'_' | b'.' => out.push(char::from(byte)),
-            _ => out.push_str(&format!("%{byte:02X}")),
-        }
-        out
-    });
-    Redirect::to(&format!("{LOGIN}?next={encoded}")).into_response()
+    // Slashes may stand in a query, and people read it.
+    let next: Vec<_> = target.split('/').map(encoded).collect();
+    Redirect::to(&format!("{LOGIN}?next={}", next.join("/"))).into_response()
 }
 
 fn log_in_first() -> Error {

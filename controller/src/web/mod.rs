@@ -34,6 +34,7 @@ pub use page::{Layout, NavItem};
 pub use paging::{Page, Paging};
 pub use policy::{Access, Policy, Role};
 pub use routes::Routes;
+pub use url::encoded;
 
 #[cfg(test)]
 mod tests;

@@ -66,11 +66,7 @@ impl Part {
 
     /// Processor time so far, of all threads.
     pub fn cpu(&self) -> Duration {
-        // proc(5): fields 14 and 15, in ticks of a hundredth of a second; the second field ends at the last bracket.
-        let text = self.proc("stat");
-        let fields: Vec<_> = text.rsplit_once(')').expect("a name in brackets").1.split_whitespace().collect();
-        let ticks: u64 = [fields[11], fields[12]].iter().map(|t| t.parse::<u64>().expect("a number")).sum();
-        Duration::from_millis(ticks * 10)
+        cpu_of(self.child.id())
     }
 
     fn proc(&self, file: &str) -> String {
@@ -91,6 +87,15 @@ impl Drop for Part {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Processor time of a process so far, of all its threads.
+pub fn cpu_of(process: u32) -> Duration {
+    // proc(5): fields 14 and 15, in ticks of a hundredth of a second; the second field ends at the last bracket.
+    let text = std::fs::read_to_string(format!("/proc/{process}/stat")).expect("it runs");
+    let fields: Vec<_> = text.rsplit_once(')').expect("a name in brackets").1.split_whitespace().collect();
+    let ticks: u64 = [fields[11], fields[12]].iter().map(|t| t.parse::<u64>().expect("a number")).sum();
+    Duration::from_millis(ticks * 10)
 }
 
 /// Orders to this part, until there will be none.

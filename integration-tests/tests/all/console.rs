@@ -1,6 +1,8 @@
 //! The console in a real browser: a staging's life by mouse, and once more without scripts. Pictures of the pages, at
 //! desktop and phone width, in light and dark, stay in `target/screenshots`.
 
+mod experiments;
+
 use std::path::PathBuf;
 
 use muster_controller::fleet::model::Class;

@@ -57,8 +57,13 @@ impl Console {
         }
         let invitation = furnish(&fleet).await;
         let surface = || {
-            let context =
-                Context { db: db.clone(), fleet: fleet.clone(), blobs: fleet.blobs.clone(), access: access.clone() };
+            let context = Context {
+                db: db.clone(),
+                fleet: fleet.clone(),
+                blobs: fleet.blobs.clone(),
+                access: access.clone(),
+                processors: Default::default(),
+            };
             let Domain { routes, pages, cards, manifests, .. } = merge(DOMAINS.iter().map(|e| (e.open)(&context)));
             let ops = Ops { fleet: fleet.clone(), loops: Arc::new(OnceLock::new()), stop: CancellationToken::new() };
             Surface { access: access.clone(), ops, routes: routes.merge(pages), cards, manifests }
@@ -233,7 +238,8 @@ async fn furnish_experiment(fleet: &Fleet) -> String {
         tx.done(())
     });
     made_able.await.expect("the node is able");
-    let experiments = experiment::Experiments { fleet: fleet.clone(), blobs: fleet.blobs.clone() };
+    let experiments =
+        experiment::Experiments { fleet: fleet.clone(), blobs: fleet.blobs.clone(), processors: Default::default() };
     let spec = serde_json::json!({"deployments": [{
         "nodes": {"take": 1}, "tasks": [{"name": "t", "script": "true", "variables": {"TOKEN": SECRET}}],
     }]});

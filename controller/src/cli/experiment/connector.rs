@@ -9,10 +9,11 @@ use serde_json::{Value, json};
 use crate::{
     cli::{
         Failure, Global, Result,
-        client::{Client, encoded},
+        client::Client,
         output::{self, green},
     },
     experiment::connector::{api::ConnectorView, model::ConnectorSpec},
+    web::url::encoded,
 };
 
 const CONNECTORS: &str = "/api/v1/experiment/connectors";

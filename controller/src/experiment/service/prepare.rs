@@ -1,11 +1,16 @@
 //! Preparing an experiment: everything is checked and written in one transaction, and the nodes are taken with it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use muster_pki::{hex, sha256};
 use serde_json::{Map, Value, json};
 
-use super::{Experiments, Known, Refusable, Refusal, User, keeper, nodes_of, placed, settle, subject};
+use super::{
+    Experiments, Known, Refusable, Refusal, User, keeper, nodes_of, placed, process::is_repeat, settle, subject,
+};
 use crate::{
     error::Error,
     experiment::{
@@ -29,6 +34,16 @@ impl Experiments {
     pub async fn prepare(&self, user: &User, name: &str, order: &Order) -> Refusable<bool> {
         check_name("name", name)?;
         order.check(user.is_admin)?;
+        // A repeat is known by what the client sent.
+        let digest = &order.digest();
+        let mut order = Cow::Borrowed(order);
+        if self.processors.pre.are_wanted() {
+            if self.is_there(user, name, digest).await? {
+                return Ok(false);
+            }
+            order = Cow::Owned(self.preprocess(user, name, order.into_owned()).await?);
+        }
+        let order = &*order;
         let brought = &self.brought(user, order).await?;
         let mut held = Vec::with_capacity(order.deployments.len());
         for deployment in &order.deployments {
@@ -36,7 +51,7 @@ impl Experiments {
                 held.push(self.blobs.hold(graph.clone()).await?);
             }
         }
-        let (held, digest) = (&held, &order.digest());
+        let held = &held;
         let write = self.fleet.db.write(|mut tx| async move {
             let done = match self.is_repeat(&mut tx, user, name, digest).await {
                 Ok(true) => Ok(false),
@@ -56,10 +71,23 @@ impl Experiments {
             return Err(Error::invalid(mistake.field, mistake.message).into());
         }
         let digest = &hex(&sha256(json!(spec).to_string().as_bytes()));
+        let mut processed = None;
+        if self.processors.pre.are_wanted() {
+            if self.is_there(user, name, digest).await? {
+                return Ok(false);
+            }
+            // They take longer than a transaction may: what they saw is prepared, or refused where a node was taken since.
+            let order = self.choose(&mut *self.fleet.db.read().await?, user, spec).await?;
+            processed = Some(self.preprocess(user, name, order).await?);
+        }
+        let processed = &processed;
         let write = self.fleet.db.write(|mut tx| async move {
             let done = match self.is_repeat(&mut tx, user, name, digest).await {
                 Ok(true) => Ok(false),
-                Ok(false) => self.choose_and_insert(&mut tx, user, name, digest, spec, starts).await.map(|()| true),
+                Ok(false) => self
+                    .insert_native(&mut tx, user, name, digest, (spec, processed.as_ref()), starts)
+                    .await
+                    .map(|()| true),
                 Err(refusal) => Err(refusal),
             };
             settle(tx, done)
@@ -67,28 +95,32 @@ impl Experiments {
         write.await?
     }
 
-    async fn choose_and_insert(
+    async fn insert_native(
         &self,
         tx: &mut Tx,
         user: &User,
         name: &str,
         digest: &str,
-        spec: &Spec,
+        (spec, processed): (&Spec, Option<&Order>),
         starts: bool,
     ) -> Refusable<()> {
-        let nodes = self.nodes(tx, user, false).await?;
-        let deployments = choose(&nodes, spec).map_err(Refusal::Sentence)?;
-        let order = Order { deployments, context: Value::Null };
+        let order = match processed {
+            Some(order) => Cow::Borrowed(order),
+            None => Cow::Owned(self.choose(tx, user, spec).await?),
+        };
         self.insert(tx, user, name, digest, &order, &[], &Brought::default(), starts).await
+    }
+
+    /// What a file asks for, on nodes that are free at this moment.
+    async fn choose(&self, conn: &mut Conn, user: &User, spec: &Spec) -> Refusable<Order> {
+        let nodes = self.nodes(conn, user, false).await?;
+        let deployments = choose(&nodes, spec).map_err(Refusal::Sentence)?;
+        Ok(Order { deployments, context: Value::Null })
     }
 
     /// Whether an experiment of this name and content is there; refused when its content is another.
     async fn is_repeat(&self, tx: &mut Tx, user: &User, name: &str, digest: &str) -> Refusable<bool> {
-        match store::lock_experiment(tx, &user.name, name).await? {
-            None => Ok(false),
-            Some(same) if same.digest == *digest => Ok(true),
-            Some(_) => Err(Refusal::OtherContent(name.into())),
-        }
+        is_repeat(store::lock_experiment(tx, &user.name, name).await?.as_ref(), name, digest)
     }
 
     #[expect(clippy::too_many_arguments, reason = "each is a part of the one row it writes")]

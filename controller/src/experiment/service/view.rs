@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use muster_proto::{KIND_EXPERIMENT_DEPLOYMENT, KIND_EXPERIMENT_EXECUTOR};
 
-use super::{Experiments, stage_of, status_of};
+use super::{Experiments, keeper, posted_by, stage_of, status_of};
 use crate::{
     error::Result,
     experiment::{
@@ -16,7 +16,7 @@ use crate::{
         wire,
     },
     fleet::desired,
-    platform::db::Conn,
+    platform::{blobs::Blobs, db::Conn},
 };
 
 /// How much is told.
@@ -54,6 +54,8 @@ pub struct Seen {
     pub graph: Option<Bytes>,
     /// What the executor reported last, where it was asked for.
     pub result: Option<Bytes>,
+    /// Bytes of that; none without a report.
+    pub result_bytes: Option<u64>,
     /// A native pipeline's runs of tasks, oldest first.
     pub runs: Vec<TaskRun>,
 }
@@ -86,6 +88,10 @@ impl Experiments {
             .collect();
         let digests: Vec<_> = digests.into_iter().collect();
         let blobs: BTreeMap<String, Bytes> = self.blobs.read_many(conn, &digests).await?;
+        let mut sizes = Blobs::use_of(conn, &keeper(&row.id)).await?;
+        for row in rows.iter().filter(|row| remotes.contains_key(&row.id)) {
+            sizes.extend(Blobs::use_of(conn, &posted_by(row)).await?);
+        }
         let mut deployments = Vec::with_capacity(rows.len());
         for row in rows {
             let left = running.remove(&row.id).map(|report| wire::executor_told(&report)).transpose()?;
@@ -102,7 +108,9 @@ impl Experiments {
                 Some(remote) => remote.remote()?.step(),
                 None => deploying.get(&row.id).map(wire::deployment_step).transpose()?.unwrap_or_default(),
             };
+            let stored = sizes.get(&posted(&row)).map(|size| size.unsigned_abs());
             deployments.push(Seen {
+                result_bytes: reported.as_ref().map(|bytes| bytes.len() as u64).or(stored),
                 stage: stage_of(&row)?,
                 outcome: Outcome::from_word(&row.outcome),
                 step,

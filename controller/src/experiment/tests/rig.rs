@@ -11,8 +11,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     access::Access,
+    domain::Processors,
     experiment::{
         Reconcile,
+        api::show,
         model::Status,
         order::Order,
         reconcile::Round,
@@ -113,11 +115,11 @@ impl Rig {
             })
             .await
             .expect("the nodes are able");
-        Self { experiments: Experiments { fleet, blobs: blobs() }, seq: 1.into() }
+        Self { experiments: Experiments { fleet, blobs: blobs(), processors: Processors::default() }, seq: 1.into() }
     }
 
     pub async fn round(&self) -> Round {
-        let mut reconcile = Reconcile { experiments: self.experiments.clone(), here_since: 0 };
+        let mut reconcile = Reconcile { experiments: self.experiments.clone(), here_since: 0, forgot: None };
         let round = reconcile.reconcile().await.expect("a round");
         assert_eq!(round.failed, []);
         round
@@ -127,6 +129,12 @@ impl Rig {
         let mut conn = self.experiments.fleet.db.read().await.expect("a connection");
         let row = self.experiments.find(&mut conn, &user.name, name).await.expect("is there");
         self.experiments.detail(&mut conn, row, Told { graphs: true, results: true }).await.expect("is read")
+    }
+
+    /// Bytes of what the executors of an experiment reported, as people are told.
+    pub async fn sizes(&self, owner: &str, name: &str) -> Vec<Option<u64>> {
+        let shown = show(&self.experiments, owner, name).await.expect("is shown");
+        shown.nodes.into_iter().map(|node| node.result_bytes).collect()
     }
 
     pub async fn status(&self, user: &User, name: &str) -> Status {

@@ -28,6 +28,7 @@ async fn an_experiment_lives_from_prepare_to_its_results() {
         rig.round().await;
         let detail = rig.detail(&ada, "one").await;
         assert_eq!(detail.deployments[0].result.as_deref(), Some(b"half".as_slice()), "what is known so far is shown");
+        assert_eq!(rig.sizes("ada", "one").await, [Some(4), None]);
         rig.ended(&executors[0], Phase::Succeeded, b"all").await;
         rig.ended(&executors[1], Phase::Failed, b"").await;
         rig.round().await;
@@ -35,6 +36,7 @@ async fn an_experiment_lives_from_prepare_to_its_results() {
         assert_eq!(detail.status, Status::Finished);
         let ends: Vec<_> = detail.deployments.iter().map(|d| (d.outcome, d.result.as_deref())).collect();
         assert_eq!(ends, [(Some(Outcome::Succeeded), Some(b"all".as_slice())), (Some(Outcome::Failed), None)]);
+        assert_eq!(rig.sizes("ada", "one").await, [Some(3), None], "told of what is stored");
         assert_eq!(rig.sent(KIND_EXPERIMENT_CLEANUP, &executors).await.len(), 2, "the nodes clean up");
         let locks = store::locks(&mut rig.experiments.fleet.db.read().await.expect("a connection"), None).await;
         assert!(locks.expect("read").is_empty(), "the nodes are free");
