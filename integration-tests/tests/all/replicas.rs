@@ -2,19 +2,22 @@
 
 use std::{
     io::{BufRead, BufReader},
-    sync::mpsc,
+    sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
 
+use muster_agent::host::Program;
 use muster_controller::{
     fleet::model::{Class, Labels},
     staging::model::Status,
 };
 use muster_integration_tests::{
     World,
+    host::Play,
     world::{Agent, Home, engines, eventually, tester},
 };
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 use crate::{
     session::is_told,
@@ -155,4 +158,56 @@ async fn who_follows_events_at_one_replica_sees_those_of_the_other() {
     world.invite(Class::StagingHost, &Labels::new()).await;
     while !heard.1.recv_timeout(QUICKLY).expect("the event").contains("invitation.created") {}
     assert!(begun.elapsed() < QUICKLY, "heard after {:?}", begun.elapsed());
+}
+
+/// Asks a replica's API; status and answer.
+fn call(api: &str, token: &str, method: &str, path: &str, body: &Value) -> (u16, Value) {
+    let http = ureq::Agent::config_builder().http_status_as_error(false).build().new_agent();
+    let request = ureq::http::Request::builder().method(method).uri(format!("{api}{path}"));
+    let request = request.header("content-type", "application/json");
+    let request = if token.is_empty() { request } else { request.header("authorization", format!("Bearer {token}")) };
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    tokio::task::block_in_place(|| {
+        let mut answer = http.run(request.body(body).expect("a request")).expect("answered");
+        let text = answer.body_mut().read_to_string().expect("read");
+        (answer.status().as_u16(), serde_json::from_str(&text).unwrap_or_default())
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_experiment_goes_on_at_another_replica_and_its_task_runs_once() {
+    let Some((mut world, other)) = replicas().await else { return };
+    let token = world.invite(Class::ExperimentNode, &Labels::new()).await;
+    let mut node = world.joined("node-1", &token).await.expect("joined");
+    dials(&mut node, &[&world.home, &other]);
+    let until = Arc::new(Notify::new());
+    let held = until.clone();
+    let is_task = |program: &Program| program.env.iter().any(|(name, _)| name == "MUSTER_TASK");
+    node.host.play(move |program| Play { until: is_task(program).then(|| held.clone()), ..Play::default() });
+    node.start();
+    world.home.has(&node).await;
+    let tasks = || node.host.runs().iter().filter(|program| is_task(program)).count();
+
+    let password = world.home.first_admin.clone().expect("a first start");
+    let log_in = json!({"name": "admin", "password": password.trim()});
+    let (_, session) = call(&world.home.api, "", "POST", "/api/v1/login", &log_in);
+    let token = session["token"].as_str().expect("a token").to_owned();
+    let spec = json!({"deployments": [{"nodes": {"take": 1}, "tasks": [{"name": "hold", "script": "true"}]}]});
+    let made = json!({"name": "moving", "spec": spec});
+    eventually("the node can be used", || async {
+        let (status, _) = call(&world.home.api, &token, "POST", "/api/v1/experiment/experiments", &made);
+        (status == 201).then_some(())
+    })
+    .await;
+    eventually("the task runs", || async { (tasks() == 1).then_some(()) }).await;
+    world.home.kill();
+    other.has(&node).await;
+    until.notify_one();
+    eventually("the other replica sees its end", || async {
+        let path = "/api/v1/experiment/experiments/moving";
+        let (_, told) = call(&other.api, &token, "GET", path, &Value::Null);
+        (told["status"] == "finished" && told["succeeded"] == 1).then_some(())
+    })
+    .await;
+    assert_eq!(tasks(), 1);
 }
