@@ -25,18 +25,18 @@ pub(super) enum Connector {
     List,
     /// Add a connector, or change one
     #[command(after_help = "Examples:\n  \
-        muster experiment connector set lab --url https://lab.example.org:8000 --api-key-file ./lab.key\n  \
-        muster experiment connector set lab --url http://10.0.0.7:8000 --init endpoint=salt:8000\n  \
-        muster experiment connector set lab --url http://10.0.0.7:8000 --gateway https://muster.example.org\n  \
-        muster experiment connector set lab --url http://10.0.0.7:8000 --off     # its nodes are no longer offered\n\n\
+        muster experiment connector set lab --server https://lab.example.org:8000 --api-key-file ./lab.key\n  \
+        muster experiment connector set lab --server http://10.0.0.7:8000 --init endpoint=salt:8000\n  \
+        muster experiment connector set lab --server http://10.0.0.7:8000 --gateway http://10.0.0.1:8080\n  \
+        muster experiment connector set lab --server http://10.0.0.7:8000 --off     # offer its nodes no more\n\n\
         The server speaks netunicorn's REST connector. Its executors reach this controller at the gateway; the server \
         is told where that is.")]
     Set {
         /// Its name, which its nodes carry
         name: String,
         /// Where its server listens
-        #[arg(long)]
-        url: String,
+        #[arg(long, value_name = "URL")]
+        server: String,
         /// File with the key that the server expects, or `-` for standard input; without it the key stays as it is
         #[arg(long, value_name = "FILE")]
         api_key_file: Option<PathBuf>,
@@ -82,7 +82,7 @@ impl Connector {
                     "no connectors; the fleet's own nodes need none. Add one with `muster experiment connector set`";
                 output::list(global.output, items, &columns, "/name", empty)
             }
-            Self::Set { name, url, api_key_file, init, gateway, ca_file, off } => {
+            Self::Set { name, server, api_key_file, init, gateway, ca_file, off } => {
                 let read = |file: &PathBuf| match file.as_os_str() == "-" {
                     true => std::io::read_to_string(std::io::stdin()).map_err(|e| Failure::failed(e.to_string())),
                     false => std::fs::read_to_string(file)
@@ -90,7 +90,7 @@ impl Connector {
                 };
                 let api_key = api_key_file.as_ref().map(read).transpose()?.unwrap_or_default();
                 let spec = ConnectorSpec {
-                    url: url.clone(),
+                    url: server.clone(),
                     api_key: api_key.trim().into(),
                     init: (!init.is_empty()).then(|| parameters(init)).transpose()?,
                     gateway: gateway.clone(),
