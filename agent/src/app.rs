@@ -82,7 +82,8 @@ pub async fn run_observed(
     let agent_id = keeper.current().identity.agent_id;
     let console = Console::new(kernel.clone(), agent_id, seen.clone(), config.console.clone(), console_report);
     let link_stop = CancellationToken::new();
-    let link = Link::new(kernel.clone(), keeper.clone(), config.homes.clone(), report).run(link_stop.clone());
+    let (homes, most) = (config.homes.clone(), config.reconnect_seconds);
+    let link = Link::new(kernel.clone(), keeper.clone(), homes, most, report).run(link_stop.clone());
     let mut is_ready = false;
     let working = async {
         let beat = || {

@@ -8,6 +8,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde::Deserialize;
@@ -26,6 +27,7 @@ const PREFIX: &str = "MUSTER_AGENT_";
 const DEFAULTS: &str = r#"
 state_dir = "/var/lib/muster-agent"
 homes = []
+reconnect_seconds = 300
 spool_bytes = 67108864
 blobs_bytes = 4294967296
 log = "info"
@@ -55,6 +57,9 @@ pub struct Config {
     pub network: network::Settings,
     /// The staging domain.
     pub staging: staging::Settings,
+    /// The longest wait before home is tried again, seconds.
+    #[serde(deserialize_with = "seconds")]
+    pub reconnect_seconds: Duration,
     /// Output kept until home has it, bytes.
     pub spool_bytes: u64,
     /// Blobs kept, those for home and those from home, bytes.
@@ -83,6 +88,13 @@ pub struct Loaded {
     pub config: Config,
     /// Dotted key → value and origin.
     pub origins: BTreeMap<String, (String, String)>,
+}
+
+/// Seconds, at least one and at most an hour.
+fn seconds<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    let seconds = u64::deserialize(from)?;
+    let is_right = (1..=3600).contains(&seconds);
+    is_right.then(|| Duration::from_secs(seconds)).ok_or_else(|| serde::de::Error::custom("it is 1 to 3600 seconds"))
 }
 
 // === impl Config ===
@@ -166,6 +178,7 @@ fn variable(key: &str, value: &str) -> Option<Table> {
         "HOMES" => Table::from_iter([("homes".into(), list())]),
         "BLOBS_BYTES" => Table::from_iter([("blobs_bytes".into(), number())]),
         "SPOOL_BYTES" => Table::from_iter([("spool_bytes".into(), number())]),
+        "RECONNECT_SECONDS" => Table::from_iter([("reconnect_seconds".into(), number())]),
         "SAMPLE_SECONDS" => Table::from_iter([("sample_seconds".into(), number())]),
         "ACCEPT_KINDS" => {
             let kinds = Table::from_iter([("kinds".to_owned(), list())]);
@@ -176,7 +189,17 @@ fn variable(key: &str, value: &str) -> Option<Table> {
 }
 
 fn unknown_variable(name: &str) -> anyhow::Error {
-    let known = ["STATE_DIR", "HOMES", "ACCEPT_KINDS", "SPOOL_BYTES", "BLOBS_BYTES", "LOG", "SAMPLE_SECONDS", "CONFIG"];
+    let known = [
+        "STATE_DIR",
+        "HOMES",
+        "RECONNECT_SECONDS",
+        "ACCEPT_KINDS",
+        "SPOOL_BYTES",
+        "BLOBS_BYTES",
+        "LOG",
+        "SAMPLE_SECONDS",
+        "CONFIG",
+    ];
     anyhow::anyhow!("{name}: no such setting; there are {PREFIX}{}", known.join(&format!(", {PREFIX}")))
 }
 

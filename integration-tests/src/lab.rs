@@ -52,6 +52,8 @@ impl Lab {
         assert!(imported.is_ok_and(|status| status.success()), "{PYTHON}={} lacks netunicorn", python.display());
         let mut house = Processes::new();
         house.certificate_seconds = 3600;
+        // Far from UTC: what is silent for how long has nothing to do with where home stands.
+        house.env.push(("TZ", "Asia/Shanghai".into()));
         house.start_controller(None);
         fs::create_dir(house.path("traces")).expect("a folder");
         let mut lab = Self { nodes: Vec::new(), house, python };
@@ -65,7 +67,7 @@ impl Lab {
 
     /// Lets a node join and starts its agent; `settings` stand before those of its experiments.
     pub fn join(&mut self, name: &str, labels: &Value, settings: &str) {
-        let settings = format!("{settings}\n[experiment]\npython = {}\n", json!(self.python));
+        let settings = format!("reconnect_seconds = 5\n{settings}\n[experiment]\npython = {}\n", json!(self.python));
         let mut node = Site::with(&self.house, name, &settings);
         let said = node.enroll(&self.house, &self.house.invite_as("experiment-node", labels), None);
         assert!(said.status.success(), "{name}: {}", told(&said));

@@ -68,6 +68,8 @@ pub struct Link {
     keeper: Arc<Keeper>,
     /// The owner's word on where home is; empty: home's own.
     homes: Vec<String>,
+    /// The longest wait after a lost stream.
+    most: Duration,
     hinted: Vec<String>,
     tries: usize,
     renew_first: bool,
@@ -87,14 +89,21 @@ enum End {
 // === impl Link ===
 
 impl Link {
-    /// A link for an identity. `homes` replaces what home says of its addresses unless empty.
-    pub fn new(kernel: Arc<Kernel>, keeper: Arc<Keeper>, homes: Vec<String>, report: watch::Sender<Report>) -> Self {
-        Self { kernel, keeper, homes, hinted: Vec::new(), tries: 0, renew_first: false, report }
+    /// A link for an identity. `homes` replaces what home says of its addresses unless empty; no wait after a lost stream
+    /// is longer than `most`.
+    pub fn new(
+        kernel: Arc<Kernel>,
+        keeper: Arc<Keeper>,
+        homes: Vec<String>,
+        most: Duration,
+        report: watch::Sender<Report>,
+    ) -> Self {
+        Self { kernel, keeper, homes, most, hinted: Vec::new(), tries: 0, renew_first: false, report }
     }
 
     /// Keeps the stream until `stop`.
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut schedule = Schedule::default();
+        let mut schedule = Schedule::new(self.most);
         while !stop.is_cancelled() {
             let began = Instant::now();
             let end = self.attempt(&stop).await;

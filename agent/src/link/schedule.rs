@@ -5,7 +5,9 @@ use std::time::Duration;
 use backon::{BackoffBuilder, ExponentialBuilder};
 
 const FIRST: Duration = Duration::from_secs(1);
-const MOST: Duration = Duration::from_secs(300);
+
+/// The longest wait, unless the host's owner says less.
+pub const MOST: Duration = Duration::from_secs(300);
 
 /// A stream that lived this long was healthy: the next failure is the first.
 const HEALTHY: Duration = Duration::from_secs(60);
@@ -30,14 +32,20 @@ pub enum Ended {
 }
 
 /// Counts failures in a row.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Schedule {
     failures: usize,
+    most: Duration,
 }
 
 // === impl Schedule ===
 
 impl Schedule {
+    /// A schedule of which no wait after a lost stream is longer than `most`.
+    pub fn new(most: Duration) -> Self {
+        Self { failures: 0, most }
+    }
+
     /// How long to wait after a stream that lived for `lived`. `chance` lies in 0..1.
     pub fn wait(&mut self, ended: Ended, lived: Duration, chance: f64) -> Duration {
         if lived >= HEALTHY {
@@ -49,8 +57,9 @@ impl Schedule {
             Ended::Unwanted => RARELY + RARELY.mul_f64(chance),
             // Full jitter: anywhere from nothing to the envelope, which alone spreads a herd evenly.
             Ended::Lost => {
-                let envelope = ExponentialBuilder::new().with_min_delay(FIRST).with_max_delay(MOST).without_max_times();
-                let limit = envelope.build().nth(self.failures.min(16)).unwrap_or(MOST);
+                let envelope =
+                    ExponentialBuilder::new().with_min_delay(FIRST).with_max_delay(self.most).without_max_times();
+                let limit = envelope.build().nth(self.failures.min(16)).unwrap_or(self.most);
                 self.failures += 1;
                 limit.mul_f64(chance)
             }

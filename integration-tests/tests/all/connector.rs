@@ -132,6 +132,12 @@ fn a_connector_that_is_gone_is_shown_takes_no_other_along_and_comes_back_by_itse
     assert_eq!(server.calls("initialize").len(), 2, "it was told anew what it needs to begin");
     assert_eq!(lists(&names()), lists(&all));
 
+    fs::write(server.folder.join("slow"), "").expect("written");
+    let begun = Instant::now();
+    assert_eq!(lists(&names()), lists(&all), "what a slow one said before");
+    assert!(begun.elapsed() < Duration::from_secs(8), "nobody waits for a slow one either");
+    fs::remove_file(server.folder.join("slow")).expect("removed");
+
     fs::write(server.folder.join("refuse"), "").expect("written");
     let said = lab.client("brought.py", &["refused"]);
     assert!(text(&said).contains("there is no room"), "{said}");

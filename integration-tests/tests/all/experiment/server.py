@@ -1,9 +1,10 @@
 """A connector's server: netunicorn's own REST server, over an infrastructure of processes on this host.
 
 It is told its folder. In it stand `calls`, a line a request, and what makes it fail: while `refuse` is there it does not
-deploy, and each line of `break` is one deployment that breaks off.
+deploy; the first deployment after there is a `break` breaks off; while `slow` is there it takes long to say its nodes.
 """
 
+import asyncio
 import json
 import os
 import shutil
@@ -54,6 +55,8 @@ class Infrastructure:
 
     async def get_nodes(self, username, authentication_context):
         self.note("nodes", user=username, authentication=authentication_context)
+        if os.path.exists(path("slow")):
+            await asyncio.sleep(10)
 
         def node(name, **properties):
             return Node(name, {"netunicorn-environments": ["ShellExecution"], **properties}, Architecture.LINUX_AMD64)
