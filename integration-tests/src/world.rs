@@ -303,7 +303,8 @@ impl Agent {
         let kernel = Arc::new(Kernel::new(ledger, spool.into(), blobs, host, drivers, accept, state.clone()));
         let stop = CancellationToken::new();
         let (report, _) = watch::channel(link::Report::default());
-        let link = Link::new(kernel.clone(), keeper, self.config.homes.clone(), report).run(stop.clone());
+        let (homes, most) = (self.config.homes.clone(), self.config.reconnect_seconds);
+        let link = Link::new(kernel.clone(), keeper, homes, most, report).run(stop.clone());
         let (working, stopping) = (kernel.clone(), stop.clone());
         let run = async move {
             tokio::join!(work::run(working, stopping, || ()), link);
