@@ -5,7 +5,7 @@
 //! durable before it is answered. Blobs travel beside it. A renewed certificate is first used for a stream of its own and replaces the old one
 //! when that was welcomed.
 
-mod schedule;
+pub mod schedule;
 mod transfers;
 mod wire;
 

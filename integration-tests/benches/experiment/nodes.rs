@@ -17,7 +17,7 @@ use muster_agent::{
     host::Host,
     identity::{self, Identity, Keeper},
     ledger::{Ledger, Refused},
-    link::{Link, Report},
+    link::{Link, Report, schedule::MOST},
     settings::Settings,
     spool::Spool,
 };
@@ -96,7 +96,7 @@ fn start(folder: &Path, n: usize, last: &Arc<AtomicI64>) -> anyhow::Result<[Join
     }
     let blobs = Arc::new(Blobs::open(&state, 1 << 20)?);
     let kernel = Arc::new(Kernel::new(ledger, spool.into(), blobs, host, drivers, vec!["*".into()], state));
-    let link = Link::new(kernel.clone(), keeper, Vec::new(), watch::Sender::new(Report::default()));
+    let link = Link::new(kernel.clone(), keeper, Vec::new(), MOST, watch::Sender::new(Report::default()));
     let stop = CancellationToken::new();
     Ok([tokio::spawn(work::run(kernel, stop.clone(), || ())), tokio::spawn(link.run(stop))])
 }

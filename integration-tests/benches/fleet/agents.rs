@@ -17,7 +17,7 @@ use muster_agent::{
     host::Host,
     identity::{self, Identity, Keeper},
     ledger::{Assignment, Ledger, Refused},
-    link::{Link, Report},
+    link::{Link, Report, schedule::MOST},
     settings::Settings,
     spool::Spool,
 };
@@ -87,7 +87,7 @@ fn start(state: &Path, idle: Arc<Idle>) -> anyhow::Result<[tokio::task::JoinHand
     let blobs = Arc::new(Blobs::open(state, 1 << 20)?);
     let (spool, accept) = (spool.into(), vec!["*".into()]);
     let kernel = Arc::new(Kernel::new(ledger, spool, blobs, host, drivers, accept, state.to_owned()));
-    let link = Link::new(kernel.clone(), keeper, Vec::new(), watch::Sender::new(Report::default()));
+    let link = Link::new(kernel.clone(), keeper, Vec::new(), MOST, watch::Sender::new(Report::default()));
     let stop = CancellationToken::new();
     Ok([tokio::spawn(work::run(kernel, stop.clone(), || ())), tokio::spawn(link.run(stop))])
 }
