@@ -121,7 +121,13 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running> {
     let asks = DOMAINS.iter().flat_map(|entry| (entry.asks)(&ground)).collect();
     let fleet = Fleet::new(db.clone(), certificates.clone(), blobs.clone(), around, asks);
     let access = Access::new(db.clone());
-    let context = Context { db: db.clone(), fleet: fleet.clone(), blobs: blobs.clone(), access: access.clone() };
+    let context = Context {
+        db: db.clone(),
+        fleet: fleet.clone(),
+        blobs: blobs.clone(),
+        access: access.clone(),
+        environment_days: config.environment_days,
+    };
     let domains = merge(DOMAINS.iter().map(|entry| (entry.open)(&context)));
     let first_admin = access.found().await?;
 

@@ -46,6 +46,8 @@ pub struct Context {
     pub blobs: Blobs,
     /// Who is who; for domains that speak another system's API.
     pub access: Access,
+    /// Days for which environments of experiments are kept that nobody uses; 0: for good.
+    pub environment_days: u32,
 }
 
 /// A domain's line in `app`.

@@ -7,6 +7,7 @@
 //! nothing here ever opens a pickle.
 
 pub mod api;
+mod environment;
 pub mod model;
 mod netunicorn;
 pub mod node;
@@ -35,7 +36,9 @@ pub const ENTRY: Entry = Entry { name: "experiment", asks: service::asks, open }
 
 fn open(context: &Context) -> Domain {
     let experiments = Experiments { fleet: context.fleet.clone(), blobs: context.blobs.clone() };
-    let reconcile = Reconcile { experiments: experiments.clone(), here_since: context.db.clock().now() };
+    let here_since = context.db.clock().now();
+    let keep_environments = (context.environment_days > 0).then(|| i64::from(context.environment_days) * 86_400_000);
+    let reconcile = Reconcile { experiments: experiments.clone(), here_since, keep_environments };
     let api = api::Api { experiments, access: context.access.clone() };
     Domain {
         routes: netunicorn::routes(api.clone()).merge(api::routes(api.clone())),

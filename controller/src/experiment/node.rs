@@ -50,6 +50,8 @@ pub struct Placed {
     pub tags: BTreeSet<String>,
     /// Its stream is open, or was a moment ago.
     pub online: bool,
+    /// Its owner offers it to build images for others.
+    pub is_builder: bool,
 }
 
 // === impl EnvironmentType ===
@@ -128,7 +130,13 @@ impl Placed {
             additional_properties: Map::new(),
             architecture: architecture(&facts.arch).into(),
         };
-        Self { agent: agent.id.clone(), node, environments, tags, online: agent.is_online() }
+        let is_builder = has("builder");
+        Self { agent: agent.id.clone(), node, environments, tags, online: agent.is_online(), is_builder }
+    }
+
+    /// Whether it can make and run images.
+    pub fn has_engine(&self) -> bool {
+        self.environments.contains(&EnvironmentType::DockerImage)
     }
 
     /// Whether a user of these tags may see and use it: one without tags sees all, a node without tags is seen by all,

@@ -12,12 +12,13 @@ use axum::{
     response::Response,
 };
 use http::Method;
-use muster_proto::{KIND_EXPERIMENT_DEPLOYMENT, KIND_EXPERIMENT_EXECUTOR};
+use muster_proto::KIND_EXPERIMENT_EXECUTOR;
 use serde::Deserialize;
 
 use self::{compare::Comparison, grid::Grid, timeline::Timeline};
 use super::{
     api::{self, Api, DeploymentView, ExperimentDetail, ExperimentQuery, ExperimentView, NodeView, Of, left, show},
+    environment,
     model::{ExecutorId, Outcome, Stage, Status},
     run::{TaskRun, TaskState},
     service::key,
@@ -359,13 +360,14 @@ async fn executor(
     layout: Layout,
     Path(executor): Path<ExecutorId>,
 ) -> Result<Response> {
-    let (row, _) = left::find(&api.experiments, &caller, &executor).await?;
+    let (row, of) = left::find(&api.experiments, &caller, &executor).await?;
     let ExperimentDetail { experiment, nodes } = show(&api.experiments, &row.owner, &row.name).await?;
     let node = nodes.into_iter().find(|d| d.executor == executor.0);
     let node = node.ok_or_else(|| Error::not_found("executor", &executor.0))?;
     let mut conn = api.experiments.fleet.db.read().await?;
     let output = logs::tail(&mut conn, &key(KIND_EXPERIMENT_EXECUTOR, &executor.0), "", TAIL).await?;
-    let deployment = logs::tail(&mut conn, &key(KIND_EXPERIMENT_DEPLOYMENT, &executor.0), "", TAIL).await?;
+    let making = environment::output(&mut conn, &of).await?;
+    let deployment = logs::tail(&mut conn, &making, "", TAIL).await?;
     let layout = layout.title(format!("{} on {}", experiment.name, node.node));
     render(&ExecutorPage { layout, experiment, node, output, deployment })
 }

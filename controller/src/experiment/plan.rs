@@ -1,6 +1,9 @@
 //! What is to be done about one experiment, given everything that is known of it. Pure.
 
-use super::model::{Evidence, Outcome, Stage, Status, next};
+use super::{
+    environment::Provision,
+    model::{Evidence, Outcome, Stage, Status, next},
+};
 
 /// Everything that is known of an experiment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +33,8 @@ pub struct Seen {
     pub away_since: Option<i64>,
     /// A node away for longer than this is given up, milliseconds.
     pub keep_alive: i64,
+    /// Whether there is what its environment is made from.
+    pub provision: Provision,
     /// What the node said of the work under way: of the deployment while it deploys, of the executor from its start on.
     pub told: Told,
 }
@@ -158,7 +163,16 @@ fn step(it: &Snapshot, seen: &Seen, stops: bool) -> Option<Step> {
     };
     match (seen.stage, &arrived(it, seen, stops)) {
         (Stage::Waiting | Stage::Deployed, _) if stops => Some(Step::End(cancelled())),
-        (Stage::Waiting, _) => Some(Step::Deploy),
+        (Stage::Waiting, _) => match &seen.provision {
+            Provision::There => Some(Step::Deploy),
+            Provision::Awaited => is_away_too_long(it, seen).then(|| Step::End(timed_out(it))),
+            Provision::Failed(why) => Some(Step::End(End {
+                outcome: Outcome::NotDeployed,
+                message: why.clone(),
+                started_at: None,
+                ended_at: it.now,
+            })),
+        },
         (Stage::Deployed, _) => (it.status == Status::Running).then_some(Step::Start),
         (Stage::Deploying, Told::Ended(end)) if end.outcome == Outcome::Succeeded => {
             Some(if stops { Step::End(cancelled()) } else { Step::NoteDeployed(end.clone()) })
@@ -167,14 +181,13 @@ fn step(it: &Snapshot, seen: &Seen, stops: bool) -> Option<Step> {
         (Stage::Ended, _) => None,
         (_, Told::Ended(end)) => Some(Step::End(end.clone())),
         (Stage::Starting, Told::Working(at)) if !is_away_too_long(it, seen) => Some(Step::NoteRunning(*at)),
-        _ if is_away_too_long(it, seen) => Some(Step::GiveUp(End {
-            outcome: Outcome::TimedOut,
-            message: Outcome::TimedOut.sentence().into(),
-            started_at: None,
-            ended_at: it.now,
-        })),
+        _ if is_away_too_long(it, seen) => Some(Step::GiveUp(timed_out(it))),
         _ => None,
     }
+}
+
+fn timed_out(it: &Snapshot) -> End {
+    End { outcome: Outcome::TimedOut, message: Outcome::TimedOut.sentence().into(), started_at: None, ended_at: it.now }
 }
 
 /// What was told, once nothing more of it is waited for. Of work that was withdrawn home takes nothing more; and what is

@@ -9,6 +9,7 @@ use muster_proto::{KIND_EXPERIMENT_CLEANUP, KIND_EXPERIMENT_DEPLOYMENT, KIND_EXP
 use serde_json::json;
 
 use super::{
+    environment::{self, EnvironmentRow, Provision},
     model::{ExperimentId, Outcome, Stage, Status},
     node::EnvironmentType,
     order::Definition,
@@ -53,6 +54,8 @@ pub struct Reconcile {
     pub experiments: Experiments,
     /// Since when this controller runs, milliseconds since the Unix epoch.
     pub here_since: i64,
+    /// Environments that nobody uses are kept for so long, milliseconds; none: for good.
+    pub keep_environments: Option<i64>,
 }
 
 /// What one round did.
@@ -62,7 +65,7 @@ pub struct Round {
     pub seen: usize,
     /// Experiments something was done about.
     pub changed: usize,
-    /// Experiments whose plan could not be carried out, and why.
+    /// Experiments and images whose plan could not be carried out, and why.
     pub failed: Vec<(String, String)>,
 }
 
@@ -70,6 +73,8 @@ pub struct Round {
 struct Observed {
     row: DeploymentRow,
     left: Option<Left>,
+    /// The image that its node is given, if another one built it.
+    saved: Option<wire::Bytes>,
 }
 
 // === impl Reconcile ===
@@ -93,6 +98,7 @@ impl Reconcile {
         if lease::hold(&fleet.db, "plan/experiment", &fleet.replica, LEASE).await?.is_none() {
             return Ok(round);
         }
+        round.failed = environment::look_after(&self.experiments, self.here_since).await?;
         let open = store::open_experiments(&mut *fleet.db.read().await?).await?;
         for id in open {
             round.seen += 1;
@@ -105,6 +111,9 @@ impl Reconcile {
             }
         }
         self.forget_old().await?;
+        if let Some(keep) = self.keep_environments {
+            environment::retire(&self.experiments, keep).await?;
+        }
         Ok(round)
     }
 
@@ -160,7 +169,7 @@ impl Reconcile {
             })
             .await?;
         }
-        let cleaned = desired::ended(&mut *db.read().await?, KIND_EXPERIMENT_CLEANUP, FORGOTTEN).await?;
+        let cleaned = desired::ended(&mut *db.read().await?, KIND_EXPERIMENT_CLEANUP, "", FORGOTTEN).await?;
         if !cleaned.is_empty() {
             let cleaned = &cleaned;
             db.write(|mut tx| async move {
@@ -193,6 +202,8 @@ async fn observe(conn: &mut Conn, row: &ExperimentRow, here_since: i64, now: i64
             refusals.extend(envelope.refusal.map(|(_, message)| (envelope.wanted.key.id, message)));
         }
     }
+    let waiting: Vec<_> = rows.iter().filter(|row| row.stage == Stage::Waiting.word()).collect();
+    let environments = environment::by_digest(conn, &waiting).await?;
     let hosts: BTreeSet<_> = rows.iter().filter_map(|d| d.agent_id.clone()).collect();
     let away = agents::away(conn, &hosts.into_iter().collect::<Vec<_>>()).await?;
     let (mut deployments, mut observed) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
@@ -222,15 +233,18 @@ async fn observe(conn: &mut Conn, row: &ExperimentRow, here_since: i64, now: i64
                 told = Told::Arriving(end.clone(), report.received_at);
             }
         }
+        let environment = environments.get(&row.environment_digest);
         deployments.push(Seen {
             stage: stage_of(&row)?,
             is_cancelled: !row.cancelled_by.is_empty(),
             is_given_up: row.given_up == 1,
             away_since: row.agent_id.as_ref().and_then(|id| away.get(&AgentId(id.clone())).copied()),
             keep_alive: row.keep_alive_minutes * 60_000,
+            provision: environment.map_or(Provision::There, EnvironmentRow::provision),
             told,
         });
-        observed.push(Observed { row, left });
+        let saved = environment.and_then(EnvironmentRow::saved);
+        observed.push(Observed { row, left, saved });
     }
     Ok((Snapshot { status: status_of(row)?, starts: row.starts == 1, deployments, here_since, now }, observed))
 }
@@ -272,6 +286,8 @@ async fn apply(
     actions: Vec<Action>,
 ) -> Result<()> {
     let actor = Actor::controller();
+    // Before the first event: whoever prepares an experiment locks in that order.
+    environment::touch(tx, &used(observed, &actions)).await?;
     for action in actions {
         match action {
             Action::Deploy(places) => {
@@ -351,11 +367,12 @@ async fn deploy(
     observed: &[Observed],
     places: &[usize],
 ) -> Result<()> {
-    let rows: Vec<_> = places.iter().map(|n| &observed[*n].row).collect();
-    let digests: BTreeSet<_> = rows.iter().map(|d| d.graph.clone()).filter(|d| !d.is_empty()).collect();
+    let digests: BTreeSet<_> =
+        places.iter().map(|n| &observed[*n].row).map(|d| d.graph.clone()).filter(|d| !d.is_empty()).collect();
     let digests: Vec<_> = digests.into_iter().collect();
     let graphs = experiments.blobs.read_many(tx, &digests).await?;
-    for row in &rows {
+    for n in places {
+        let Observed { row, saved, .. } = &observed[*n];
         let Some(agent) = row.agent_id.clone().map(AgentId) else { continue };
         let (definition, architecture) = definition(row)?;
         let graph = match graphs.get(&row.graph) {
@@ -364,16 +381,14 @@ async fn deploy(
             None if row.graph.is_empty() => None,
             None => return Err(Error::internal(anyhow::anyhow!("the graph {} is gone", row.graph))),
         };
-        let bytes =
-            wire::deployment(&row.experiment_id, &definition, &row.environment_digest, &architecture, graph.as_ref())?;
+        let (experiment, digest) = (&row.experiment_id, &row.environment_digest);
+        let bytes = wire::deployment(experiment, &definition, digest, &architecture, graph.as_ref(), saved.as_ref())?;
         let mut document = once(bytes);
-        if let Some(wire::Bytes::Blob(digest, _)) = graph {
-            document.blobs.push(digest);
-        }
+        document.blobs.extend([graph.as_ref(), saved.as_ref()].into_iter().flatten().filter_map(wire::Bytes::blob));
         document.store_bytes = wire::STORE_BYTES;
         experiments.fleet.desired.put(tx, seq, &[agent], &key(KIND_EXPERIMENT_DEPLOYMENT, &row.id), &document).await?;
     }
-    let ids: Vec<_> = rows.iter().map(|d| d.id.clone()).collect();
+    let ids: Vec<_> = places.iter().map(|n| observed[*n].row.id.clone()).collect();
     store::save_stages(tx, &ids, Stage::Deploying.word()).await
 }
 
@@ -402,8 +417,19 @@ async fn start(
     store::save_stages(tx, &ids, Stage::Starting.word()).await
 }
 
+/// Which environments are used where as actions are carried out, by digest and agent.
+fn used(observed: &[Observed], actions: &[Action]) -> Vec<(String, String)> {
+    let places = actions.iter().flat_map(|action| match action {
+        Action::Deploy(places) => places.clone(),
+        Action::End(n, _) | Action::KeepLate(n, _) => vec![*n],
+        _ => Vec::new(),
+    });
+    let rows = places.map(|n| &observed[n].row);
+    rows.filter_map(|row| Some((row.environment_digest.clone(), row.agent_id.clone()?))).collect()
+}
+
 /// What a deployment runs in, from what its client is given back, and the node's architecture.
-fn definition(row: &DeploymentRow) -> Result<(Definition, String)> {
+pub(super) fn definition(row: &DeploymentRow) -> Result<(Definition, String)> {
     let broken = || Error::internal(anyhow::anyhow!("the stored deployment {} cannot be read", row.id));
     let document: serde_json::Value = serde_json::from_str(&row.document).map_err(Error::internal)?;
     let kind = document["environment_definition_type"].as_str().and_then(EnvironmentType::from_word);

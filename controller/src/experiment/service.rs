@@ -318,7 +318,7 @@ impl Experiments {
         if row.cleanup == 0 {
             return Ok(());
         }
-        let document = super::reconcile::once(super::wire::cleanup(&row.experiment_id));
+        let document = super::reconcile::once(super::wire::cleanup(&row.experiment_id, true, &[])?);
         self.fleet.desired.put(tx, seq, &[agent], &key(KIND_EXPERIMENT_CLEANUP, &row.id), &document).await
     }
 
@@ -348,7 +348,7 @@ fn settle<T>(mut tx: Tx, done: Refusable<T>) -> Result<Done<Refusable<T>>> {
 }
 
 /// The nodes of the fleet that could be asked to run something.
-async fn placed(conn: &mut Conn) -> Result<Vec<Placed>> {
+pub(super) async fn placed(conn: &mut Conn) -> Result<Vec<Placed>> {
     let agents = agents::select(conn, Class::ExperimentNode, &Labels::new()).await?;
     Ok(agents.iter().filter_map(|agent| Some(Placed::of(agent, agent.offers(KIND_EXPERIMENT_DEPLOYMENT)?))).collect())
 }

@@ -1,3 +1,4 @@
+mod environment;
 mod model;
 mod order;
 mod pages;

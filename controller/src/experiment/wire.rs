@@ -7,6 +7,7 @@ use muster_proto::experiment as proto;
 use prost::Message;
 
 use super::{
+    environment::plan::Told as Build,
     model::{FlagChange, FlagValues, Outcome, Until},
     node::EnvironmentType,
     order::{Definition, OWN_VARIABLES},
@@ -27,6 +28,9 @@ const ENVIRONMENT_SECONDS: u32 = 3600;
 
 /// What an executor and its environment may send home as blobs, bytes each.
 pub const STORE_BYTES: i64 = 1 << 30;
+
+/// An image that travels may have at most so many bytes, and what was saved of it too: agents keep no more blobs.
+pub const ARCHIVE_BYTES: i64 = 1 << 32;
 
 /// Bytes by their digest, or in the message where that is possible.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +65,14 @@ impl Bytes {
         })
     }
 
+    /// Their digest, where they are a blob.
+    pub fn blob(&self) -> Option<String> {
+        match self {
+            Self::Blob(digest, _) => Some(digest.clone()),
+            Self::Inline(_) => None,
+        }
+    }
+
     /// Bytes as they came.
     pub fn of(content: proto::Content) -> Self {
         if content.blob.is_empty() {
@@ -83,21 +95,18 @@ impl Left {
 
     /// Digests of the blobs it names.
     pub fn blobs(&self) -> BTreeSet<String> {
-        let digest = |content| match content {
-            Bytes::Blob(digest, _) => Some(digest),
-            Bytes::Inline(_) => None,
-        };
-        self.contents().into_iter().filter_map(digest).collect()
+        self.contents().iter().filter_map(Bytes::blob).collect()
     }
 }
 
-/// The document that prepares a node.
+/// The document that prepares a node; `saved` is the image that another node built.
 pub fn deployment(
     experiment: &str,
     definition: &Definition,
     digest: &str,
     architecture: &str,
     graph: Option<&Bytes>,
+    saved: Option<&Bytes>,
 ) -> Result<Vec<u8>> {
     let kind = match definition.kind {
         EnvironmentType::ShellExecution => proto::environment::Kind::Shell(proto::Shell {
@@ -107,23 +116,37 @@ pub fn deployment(
         }),
         EnvironmentType::DockerImage => proto::environment::Kind::Image(proto::Image {
             name: image_name(definition, digest),
-            source: Some(match &definition.image {
-                Some(_) => proto::image::Source::Pull(proto::Pull {}),
-                None => proto::image::Source::Containerfile(containerfile(definition)),
+            source: Some(match (&definition.image, saved) {
+                (Some(_), _) => proto::image::Source::Pull(proto::Pull {}),
+                (None, Some(saved)) => proto::image::Source::Archive(saved.content()?),
+                (None, None) => proto::image::Source::Containerfile(containerfile(definition)),
             }),
             platform: architecture.into(),
             save: false,
         }),
     };
-    let environment = proto::Environment {
-        digest: unhex(digest)?.into(),
-        limit_seconds: ENVIRONMENT_SECONDS,
-        limit_bytes: 0,
-        kind: Some(kind),
-    };
+    let environment = environment(digest, 0, kind)?;
     let graph = graph.map(Bytes::content).transpose()?;
     let document = proto::Deployment { experiment_id: experiment.into(), environment: Some(environment), graph };
     Ok(document.encode_to_vec())
+}
+
+/// The document that has an image built and saved for others. It belongs to no experiment.
+pub fn build(definition: &Definition, digest: &str, platform: &str) -> Result<Vec<u8>> {
+    let kind = proto::environment::Kind::Image(proto::Image {
+        name: image_name(definition, digest),
+        source: Some(proto::image::Source::Containerfile(containerfile(definition))),
+        platform: platform.into(),
+        save: true,
+    });
+    let environment = environment(digest, ARCHIVE_BYTES.unsigned_abs(), kind)?;
+    let document = proto::Deployment { experiment_id: String::new(), environment: Some(environment), graph: None };
+    Ok(document.encode_to_vec())
+}
+
+fn environment(digest: &str, limit_bytes: u64, kind: proto::environment::Kind) -> Result<proto::Environment> {
+    let (digest, limit_seconds) = (unhex(digest)?.into(), ENVIRONMENT_SECONDS);
+    Ok(proto::Environment { digest, limit_seconds, limit_bytes, kind: Some(kind) })
 }
 
 /// The document that runs what was prepared.
@@ -197,9 +220,29 @@ fn pipeline(native: &spec::Deployment) -> proto::Pipeline {
     }
 }
 
-/// The document that removes what an executor left.
-pub fn cleanup(experiment: &str) -> Vec<u8> {
-    proto::Cleanup { experiment_id: experiment.into(), folder: true, environments: Vec::new() }.encode_to_vec()
+/// The document that removes what an executor left, and environments by their digests.
+pub fn cleanup(experiment: &str, folder: bool, environments: &[String]) -> Result<Vec<u8>> {
+    let environments = environments.iter().map(|digest| unhex(digest).map(Into::into)).collect::<Result<_>>()?;
+    Ok(proto::Cleanup { experiment_id: experiment.into(), folder, environments }.encode_to_vec())
+}
+
+/// What an agent said of an image that it was to build; what it saved need not be here yet.
+pub fn build_told(report: &Report) -> Result<Build> {
+    if !report.outcome {
+        return Ok(Build::Working);
+    }
+    let result = proto::DeploymentResult::decode(report.result.as_slice()).map_err(Error::internal)?;
+    let outcome = Outcome::of_deployment(report.phase);
+    Ok(match (report.phase, result.archive.map(Bytes::of)) {
+        (Phase::Succeeded, Some(Bytes::Blob(digest, size))) => {
+            Build::Built(digest, i64::try_from(size).unwrap_or(i64::MAX))
+        }
+        (Phase::Succeeded, _) => Build::Failed("its builder saved nothing".into()),
+        (Phase::Interrupted | Phase::Lost | Phase::Cancelled | Phase::Late, _) => {
+            Build::Gone(message(outcome, &result.message, report))
+        }
+        _ => Build::Failed(message(outcome, &result.message, report)),
+    })
 }
 
 /// What a node said of a deployment.

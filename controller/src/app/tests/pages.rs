@@ -57,8 +57,13 @@ impl Console {
         }
         let invitation = furnish(&fleet).await;
         let surface = || {
-            let context =
-                Context { db: db.clone(), fleet: fleet.clone(), blobs: fleet.blobs.clone(), access: access.clone() };
+            let context = Context {
+                db: db.clone(),
+                fleet: fleet.clone(),
+                blobs: fleet.blobs.clone(),
+                access: access.clone(),
+                environment_days: 0,
+            };
             let Domain { routes, pages, cards, manifests, .. } = merge(DOMAINS.iter().map(|e| (e.open)(&context)));
             let ops = Ops { fleet: fleet.clone(), loops: Arc::new(OnceLock::new()), stop: CancellationToken::new() };
             Surface { access: access.clone(), ops, routes: routes.merge(pages), cards, manifests }

@@ -9,6 +9,7 @@ use super::{Experiments, Known, Refusable, Refusal, User, keeper, nodes_of, plac
 use crate::{
     error::Error,
     experiment::{
+        environment::{self, Wanted},
         model::{FLEET, Stage, Status, check_name, uuid},
         node::{EnvironmentType, Node, Placed},
         order::{Deployment, Order, Work},
@@ -125,6 +126,7 @@ impl Experiments {
         }
         Blobs::keep(tx, held, &keeper(&experiment)).await?;
         store::insert_deployments(tx, &deployments).await?;
+        environment::want(tx, &wanted(order, &nodes, &deployments)).await?;
         let names: Vec<_> = taken.iter().map(|(_, node)| node).take(100).collect();
         let after = json!({"name": name, "deployments": deployments.len(), "nodes": names});
         tx.record(user.actor.change("experiment.prepare_requested", subject(&row)).after(after)).await?;
@@ -218,6 +220,19 @@ fn check_node(
         return Err(format!("Environment {kind} is not available on node {name}; it has {have}"));
     }
     Ok(())
+}
+
+/// The environments that agents are to have, each once. An image that has no name is built once for all.
+fn wanted(order: &Order, known: &Known, rows: &[DeploymentRow]) -> Vec<Wanted> {
+    let all = order.deployments.iter().zip(rows).filter_map(|(deployment, row)| {
+        let definition = &deployment.environment;
+        Some(Wanted {
+            digest: row.environment_digest.clone(),
+            platform: known.get(&(row.connector.clone(), row.node_name.clone()))?.node.architecture.clone(),
+            is_built: definition.kind == EnvironmentType::DockerImage && definition.image.is_none(),
+        })
+    });
+    all.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 fn first(id: String, user: &User, name: &str, digest: String, context: Value, now: i64) -> ExperimentRow {

@@ -9,6 +9,7 @@ use super::{Experiments, stage_of, status_of};
 use crate::{
     error::Result,
     experiment::{
+        environment,
         model::{Outcome, Stage, Status},
         run::TaskRun,
         store::{self, DeploymentRow, ExperimentRow},
@@ -69,6 +70,8 @@ impl Experiments {
         let running =
             desired::reports(conn, KIND_EXPERIMENT_EXECUTOR, &of_stage(&[Stage::Starting, Stage::Running])).await?;
         let (deploying, mut running) = (wire::by_id(deploying), wire::by_id(running));
+        let waiting: Vec<_> = rows.iter().filter(|row| row.stage == Stage::Waiting.word()).collect();
+        let environments = environment::by_digest(conn, &waiting).await?;
         let digests: BTreeSet<String> = rows
             .iter()
             .flat_map(|d| [told.graphs.then_some(&d.graph), told.results.then_some(&d.result)])
@@ -90,7 +93,11 @@ impl Experiments {
                 wire::Bytes::Inline(bytes) => Some(Bytes::from(bytes)),
                 wire::Bytes::Blob(..) => None,
             });
-            let step = deploying.get(&row.id).map(wire::deployment_step).transpose()?.unwrap_or_default();
+            let step = match (deploying.get(&row.id), environments.get(&row.environment_digest)) {
+                (Some(report), _) => wire::deployment_step(report)?,
+                (None, Some(environment)) if row.stage == Stage::Waiting.word() => environment.waits_for(),
+                (None, _) => String::new(),
+            };
             deployments.push(Seen {
                 stage: stage_of(&row)?,
                 outcome: Outcome::from_word(&row.outcome),

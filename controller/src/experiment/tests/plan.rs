@@ -1,4 +1,5 @@
 use crate::experiment::{
+    environment::Provision,
     model::{Outcome, Stage, Status},
     plan::{Action, End, Seen, Snapshot, Told, plan},
 };
@@ -6,7 +7,15 @@ use crate::experiment::{
 const NOW: i64 = 1_000_000;
 
 fn seen(stage: Stage, told: Told) -> Seen {
-    Seen { stage, is_cancelled: false, is_given_up: false, away_since: None, keep_alive: 60_000, told }
+    Seen {
+        stage,
+        is_cancelled: false,
+        is_given_up: false,
+        away_since: None,
+        keep_alive: 60_000,
+        provision: Provision::There,
+        told,
+    }
 }
 
 fn ended(outcome: Outcome) -> Told {
