@@ -9,6 +9,7 @@ use std::{
 
 use muster_integration_tests::{
     cable::Cable,
+    engine::Engine,
     lab::Lab,
     network::{items, text},
     processes::wait,
@@ -247,4 +248,48 @@ fn graphs_and_results_of_twenty_megabytes_arrive_and_what_is_larger_than_may_be_
     assert_eq!(tasks(&told["result"][1]), json!({"left": [digest(1)]}), "{told}");
     assert!(text(&told["refused"]).contains("Status code: 413"), "{told}");
     assert_eq!(told["unchanged"], true);
+}
+
+#[test]
+fn an_image_that_a_real_engine_builds_on_one_host_runs_on_another_that_could_not_build_it() {
+    let Some(mut lab) = Lab::open(0) else { return };
+    let Some(builder) = Engine::of(&lab, "node-1") else { return };
+    builder.make_base(&lab);
+    let other = Engine::of(&lab, "node-2").expect("there is one");
+    for (name, engine, offered) in [("node-1", &builder, true), ("node-2", &other, false)] {
+        let settings = format!("engine = {}\nbuilder = {offered}\n", json!(engine.program));
+        lab.join_as(name, &json!({}), "", &settings);
+    }
+    lab.are_online();
+    let output = |node: &Value, of: &str| {
+        let executor = text(&node["executor"]);
+        lab.house.ask("GET", &format!("/api/v1/experiment/executors/{executor}/log?of={of}"), None).to_string()
+    };
+
+    let told = lab.client("image.py", &["one", "echo made for all > /made", "node-2"]);
+    assert_eq!(told["status"], "FINISHED", "{told}\n{}", lab.experiment("one"));
+    let made = json!({"read": ["Success 'made for all\\n'"]});
+    assert_eq!((tasks(&told["result"][0]), &told["result"][0]["error"]), (made.clone(), &Value::Null), "{told}");
+    let node = lab.experiment("one")["nodes"][0].clone();
+    let (build, load) = (output(&node, "image"), output(&node, "deployment"));
+    assert!(build.contains("echo made for all") && build.contains("save -o"), "{build}");
+    assert!(load.contains("podman load -i") && !load.contains("podman build"), "{load}");
+
+    let told = lab.client("image.py", &["both", "echo made for all > /made", "node-1", "node-2"]);
+    assert_eq!(told["status"], "FINISHED", "{told}");
+    assert_eq!(results(&told).iter().map(tasks).collect::<Vec<_>>(), [made.clone(), made], "{told}");
+    for node in items(&lab.experiment("both")["nodes"]) {
+        let said = output(&node, "deployment");
+        assert!(!said.contains("podman build") && !said.contains("podman load"), "it is there: {said}");
+    }
+
+    let told = lab.client("image.py", &["broken", "echo no such thing; exit 3", "node-1", "node-2"]);
+    assert_eq!(told["status"], "UNKNOWN", "{told}");
+    for node in items(&lab.experiment("broken")["nodes"]) {
+        assert!(text(&node["message"]).starts_with("its image could not be built on node-1: podman build"), "{node}");
+        assert!(output(&node, "deployment").contains("no such thing"), "what the build printed is found");
+    }
+    for engine in [&builder, &other] {
+        assert_eq!(engine.says(&["ps", "--all", "--quiet"]), "", "no container is left");
+    }
 }
