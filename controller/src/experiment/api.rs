@@ -114,7 +114,7 @@ pub struct DeploymentView {
     pub agent: Option<String>,
     /// Where it stands.
     pub stage: Stage,
-    /// How far its preparation came, in a word: waiting, fetching, building, ready.
+    /// How far its preparation came, in a word: waiting, fetching, building, ready; while it is not sent, what it waits for.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub step: String,
     /// How it ended.
