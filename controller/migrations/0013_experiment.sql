@@ -13,6 +13,8 @@ create table experiment_experiment (
     digest text not null,
     -- For connectors, JSON as it came.
     context text not null,
+    -- Access tags of its owner when it was asked for: JSON.
+    tags text not null,
     created_at bigint not null,
     ready_at bigint,
     started_at bigint,
@@ -44,9 +46,11 @@ create table experiment_deployment (
     pipeline text not null,
     keep_alive_minutes bigint not null check (keep_alive_minutes > 0),
     cleanup bigint not null check (cleanup in (0, 1)),
+    -- Nodes that had it before and were given up.
+    moved bigint not null check (moved >= 0),
     stage text not null check (stage in ('waiting', 'deploying', 'deployed', 'starting', 'running', 'ended')),
     outcome text not null check (outcome in
-        ('', 'succeeded', 'failed', 'not_deployed', 'cancelled', 'timed_out', 'interrupted', 'lost')),
+        ('', 'succeeded', 'failed', 'not_deployed', 'cancelled', 'timed_out', 'interrupted', 'lost', 'moved')),
     message text not null,
     cancelled_by text not null,
     -- Given up while its node was away: its end may yet be heard of.

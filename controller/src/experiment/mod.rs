@@ -9,6 +9,7 @@
 pub mod api;
 mod environment;
 pub mod model;
+mod moving;
 mod netunicorn;
 pub mod node;
 mod order;

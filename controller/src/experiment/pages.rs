@@ -242,7 +242,7 @@ impl DeploymentView {
             Some(outcome) => {
                 let tone = match outcome {
                     Outcome::Succeeded => Tone::Good,
-                    Outcome::Cancelled => Tone::Quiet,
+                    Outcome::Cancelled | Outcome::Moved => Tone::Quiet,
                     Outcome::Interrupted => Tone::Warn,
                     Outcome::Failed | Outcome::NotDeployed | Outcome::TimedOut | Outcome::Lost => Tone::Bad,
                 };

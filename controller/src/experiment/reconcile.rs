@@ -11,7 +11,8 @@ use serde_json::json;
 use super::{
     environment::{self, EnvironmentRow, Provision},
     model::{ExperimentId, Outcome, Stage, Status},
-    node::EnvironmentType,
+    moving,
+    node::{EnvironmentType, Placed},
     order::Definition,
     plan::{self, Action, End, Seen, Snapshot, Told},
     run::TaskRun,
@@ -122,7 +123,7 @@ impl Reconcile {
         let mut conn = db.read().await?;
         let now = db.clock().now();
         let Some(row) = store::fetch_any(&mut conn, id).await? else { return Ok(false) };
-        let (snapshot, _) = observe(&mut conn, &row, self.here_since, now).await?;
+        let (snapshot, ..) = observe(&mut conn, &row, self.here_since, now).await?;
         drop(conn);
         if plan::plan(&snapshot).is_empty() {
             return Ok(false);
@@ -139,11 +140,11 @@ impl Reconcile {
             .write(|mut tx| async move {
                 let Some(mut row) = store::lock_by_id(&mut tx, id).await? else { return tx.done(false) };
                 let now = tx.now();
-                let (snapshot, mut observed) = observe(&mut tx, &row, self.here_since, now).await?;
+                let (snapshot, mut observed, free) = observe(&mut tx, &row, self.here_since, now).await?;
                 let actions = plan::plan(&snapshot);
                 let changed = !actions.is_empty();
                 tx.crash_points(CrashPoint::BeforePlanCommit, CrashPoint::AfterPlanCommit);
-                apply(experiments, &mut tx, &mut row, &mut observed, actions).await?;
+                apply(experiments, &mut tx, &mut row, &mut observed, &free, actions).await?;
                 tx.done(changed)
             })
             .await
@@ -185,8 +186,13 @@ impl Reconcile {
     }
 }
 
-/// Everything that is known of an experiment, and its deployments' rows beside it.
-async fn observe(conn: &mut Conn, row: &ExperimentRow, here_since: i64, now: i64) -> Result<(Snapshot, Vec<Observed>)> {
+/// Everything that is known of an experiment, its deployments' rows beside it, and the nodes that may take one over.
+async fn observe(
+    conn: &mut Conn,
+    row: &ExperimentRow,
+    here_since: i64,
+    now: i64,
+) -> Result<(Snapshot, Vec<Observed>, BTreeMap<AgentId, Placed>)> {
     let rows = store::deployments(conn, &row.id).await?;
     let mut of_kind: BTreeMap<&'static str, Vec<String>> = BTreeMap::new();
     for row in &rows {
@@ -240,13 +246,22 @@ async fn observe(conn: &mut Conn, row: &ExperimentRow, here_since: i64, now: i64
             is_given_up: row.given_up == 1,
             away_since: row.agent_id.as_ref().and_then(|id| away.get(&AgentId(id.clone())).copied()),
             keep_alive: row.keep_alive_minutes * 60_000,
+            lease_ended: left.as_ref().is_some_and(|left| left.lease_ended),
+            takers: None,
             provision: environment.map_or(Provision::There, EnvironmentRow::provision),
             told,
         });
         let saved = environment.and_then(EnvironmentRow::saved);
         observed.push(Observed { row, left, saved });
     }
-    Ok((Snapshot { status: status_of(row)?, starts: row.starts == 1, deployments, here_since, now }, observed))
+    let mut snapshot = Snapshot { status: status_of(row)?, starts: row.starts == 1, deployments, here_since, now };
+    let lost = snapshot.lost();
+    let all: Vec<_> = observed.iter().map(|it| &it.row).collect();
+    let takers = moving::takers(conn, row, &all, &lost.iter().map(|n| all[*n]).collect::<Vec<_>>()).await?;
+    for n in lost {
+        snapshot.deployments[n].takers = takers.of.get(&all[n].id).cloned();
+    }
+    Ok((snapshot, observed, takers.nodes))
 }
 
 /// Of the blobs that an executor's report names, those that its node stored for it.
@@ -283,6 +298,7 @@ async fn apply(
     tx: &mut Tx,
     row: &mut ExperimentRow,
     observed: &mut [Observed],
+    free: &BTreeMap<AgentId, Placed>,
     actions: Vec<Action>,
 ) -> Result<()> {
     let actor = Actor::controller();
@@ -330,6 +346,24 @@ async fn apply(
                 deployment.given_up = 1;
                 let seq = note_end(tx, row, deployment, &end, &actor).await?;
                 experiments.withdraw(tx, seq, deployment).await?;
+            }
+            Action::Move(n, agent, end) => {
+                let it = &mut observed[n];
+                let Some(to) = free.get(&agent) else { continue };
+                // Where it cannot be had, the next round finds another.
+                let Some(new) = moving::take_over(tx, row, &it.row, to).await? else { continue };
+                let is_over = it.left.as_ref().is_some_and(|left| left.lease_ended);
+                it.row.given_up = i64::from(!is_over);
+                let message = format!("{}; {} took it over", end.message, new.node_name);
+                note_end(tx, row, &mut it.row, &End { message, ..end }, &actor).await?;
+                let change = actor.change("experiment.executor_moved", subject(row));
+                let seq = tx.record(change.after(moving::told(&it.row, &new))).await?;
+                if is_over {
+                    forget(tx, &it.row, KIND_EXPERIMENT_EXECUTOR).await?;
+                    experiments.clean_up(tx, seq, &it.row).await?;
+                } else {
+                    experiments.withdraw(tx, seq, &it.row).await?;
+                }
             }
             Action::KeepLate(n, end) => {
                 let deployment = &mut observed[n];

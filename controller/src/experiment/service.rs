@@ -14,6 +14,7 @@ use serde_json::json;
 
 pub use self::{
     flags::asks,
+    prepare::{fits, place},
     view::{Detail, Seen, Told},
 };
 use super::{
@@ -123,17 +124,7 @@ impl From<Refusal> for Error {
 impl Experiments {
     /// The nodes a user may use, by name; `all`: also those that are away or taken by others.
     pub async fn nodes(&self, conn: &mut Conn, user: &User, all: bool) -> Result<Vec<Placed>> {
-        let taken: BTreeSet<_> = store::locks(conn, None)
-            .await?
-            .into_iter()
-            .filter(|lock| lock.owner != user.name)
-            .map(|lock| (lock.connector, lock.node_name))
-            .collect();
-        let is_free = |it: &Placed| !taken.contains(&(it.node.connector().to_owned(), it.node.name.clone()));
-        let mut nodes = placed(conn).await?;
-        nodes.retain(|it| it.is_open_to(&user.tags) && (all || it.online && is_free(it)));
-        nodes.sort_by(|a, b| a.node.name.cmp(&b.node.name));
-        Ok(nodes)
+        open_nodes(conn, &user.name, &user.tags, all).await
     }
 
     /// Starts what is ready.
@@ -345,6 +336,21 @@ fn settle<T>(mut tx: Tx, done: Refusable<T>) -> Result<Done<Refusable<T>>> {
             tx.done(done)
         }
     }
+}
+
+/// The nodes that are open to a user of these tags, by name; `all`: also those that are away or taken by others.
+pub(super) async fn open_nodes(conn: &mut Conn, user: &str, tags: &BTreeSet<String>, all: bool) -> Result<Vec<Placed>> {
+    let taken: BTreeSet<_> = store::locks(conn, None)
+        .await?
+        .into_iter()
+        .filter(|lock| lock.owner != user)
+        .map(|lock| (lock.connector, lock.node_name))
+        .collect();
+    let is_free = |it: &Placed| !taken.contains(&(it.node.connector().to_owned(), it.node.name.clone()));
+    let mut nodes = placed(conn).await?;
+    nodes.retain(|it| it.is_open_to(tags) && (all || it.online && is_free(it)));
+    nodes.sort_by(|a, b| a.node.name.cmp(&b.node.name));
+    Ok(nodes)
 }
 
 /// The nodes of the fleet that could be asked to run something.

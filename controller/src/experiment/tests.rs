@@ -1,5 +1,6 @@
 mod environment;
 mod model;
+mod moving;
 mod order;
 mod pages;
 mod pickle;

@@ -48,6 +48,8 @@ pub struct Left {
     pub results: Option<Bytes>,
     /// The runs of a native pipeline's tasks.
     pub runs: Vec<proto::TaskRun>,
+    /// Its agent ended it: home was away for longer than its lease.
+    pub lease_ended: bool,
 }
 
 // === impl Bytes ===
@@ -182,9 +184,14 @@ pub fn executor(
         memory_bytes: 0,
         file_bytes: 0,
         limit_seconds: 0,
-        lease_seconds: 0,
+        lease_seconds: native.filter(|native| native.moves).map_or(0, lease_seconds),
     };
     Ok(document.encode_to_vec())
+}
+
+/// An agent that is away for as long as a node may be ends what may begin on another.
+fn lease_seconds(native: &spec::Deployment) -> u32 {
+    u32::try_from(native.keep_alive_minutes * 60).unwrap_or(u32::MAX)
 }
 
 /// A native pipeline as it travels.
@@ -262,7 +269,7 @@ pub fn deployment_told(report: &Report) -> Result<Told> {
 pub fn executor_told(report: &Report) -> Result<(Told, Left)> {
     let result = proto::ExecutorResult::decode(report.result.as_slice()).map_err(Error::internal)?;
     let started_at = (result.started_ms > 0).then_some(result.started_ms);
-    let left = Left { results: result.results.map(Bytes::of), runs: result.runs };
+    let left = Left { results: result.results.map(Bytes::of), runs: result.runs, lease_ended: result.lease_ended };
     if !report.outcome {
         let working = report.phase == Phase::Working;
         return Ok((if working { Told::Working(started_at.unwrap_or(report.at)) } else { Told::Nothing }, left));

@@ -293,3 +293,46 @@ fn an_image_that_a_real_engine_builds_on_one_host_runs_on_another_that_could_not
         assert_eq!(engine.says(&["ps", "--all", "--quiet"]), "", "no container is left");
     }
 }
+
+#[test]
+fn work_that_may_move_is_ended_by_an_agent_that_lost_home_and_begun_by_another() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let Some(mut lab) = Lab::open(0) else { return };
+    let home = lab.house.agents_address().parse().expect("an address");
+    let cable = runtime.block_on(Cable::lay(home));
+    lab.join("node-1", &json!({"site": "field"}), &format!("homes = [\"{}\"]", cable.near));
+    (2..=5).for_each(|n| lab.join(&format!("node-{n}"), &json!({"site": "field"}), ""));
+    lab.are_online();
+    let traces_of = lab.traces();
+    let script =
+        format!("echo $MUSTER_EXECUTOR >> {0}/begun; while [ ! -e {0}/gate ]; do sleep 0.1; done", traces_of.display());
+    let deployment = json!({
+        "nodes": {"labels": {"site": "field"}, "take": 3}, "keep_alive_minutes": 1, "moves": true,
+        "tasks": [{"name": "watch", "script": script}],
+    });
+    let body = json!({"name": "moving", "spec": {"deployments": [deployment]}});
+    lab.done("POST", "/api/v1/experiment/experiments", &body);
+    traces(&lab, "begun", 3);
+    let experiment = || lab.house.ask("GET", "/api/v1/experiment/experiments/moving", None);
+    let nodes = |seen: &Value| items(&seen["nodes"]).iter().map(|node| text(&node["node"])).collect::<Vec<_>>();
+    assert_eq!(nodes(&experiment()), ["node-1", "node-2", "node-3"]);
+
+    let begun = Instant::now();
+    cable.cut();
+    lab.nodes[1].kill();
+    sleep(Duration::from_secs(60));
+    wait("the agent that is cut off ends it", || (lab.executors_on("node-1") == 0).then_some(()));
+    assert!(begun.elapsed() < Duration::from_secs(140), "before anybody else begins it");
+    assert_eq!(lab.trace("begun").len(), 3);
+    sleep(Duration::from_secs(135).saturating_sub(begun.elapsed()));
+    traces(&lab, "begun", 5);
+    assert!(begun.elapsed() > Duration::from_secs(145), "after {:?}", begun.elapsed());
+    assert_eq!(nodes(&experiment()), ["node-1", "node-2", "node-3", "node-4", "node-5"]);
+    fs::write(lab.traces().join("gate"), "").expect("written");
+    let over = || Some(lab.house.call("GET", "/api/v1/experiment/experiments/moving", None)?.1);
+    let seen = wait("it is finished", || over().filter(|seen| seen["status"] == "finished"));
+    let outcomes: Vec<_> = items(&seen["nodes"]).iter().map(|node| text(&node["outcome"])).collect();
+    let right = ["moved", "moved", "succeeded", "succeeded", "succeeded"];
+    assert_eq!(outcomes, right, "node-3 had nothing to say on its stream, but had one: {seen}");
+    assert_eq!((&seen["deployments"], &seen["failed"]), (&json!(3), &json!(0)));
+}

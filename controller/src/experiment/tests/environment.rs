@@ -127,16 +127,6 @@ impl Rig {
         builds.map(|e| (e.agent.0, e.wanted.key.id)).collect()
     }
 
-    /// What was sent of a kind to a node, opened.
-    async fn documents(&self, kind: &str, node: &str) -> Vec<Vec<u8>> {
-        let fleet = &self.experiments.fleet;
-        let mut conn = fleet.db.read().await.expect("a connection");
-        let sent = desired::assignments(&mut conn, &[agent(node)]).await.expect("read").into_iter();
-        let digests: Vec<_> = sent.filter(|e| e.wanted.key.kind == kind).map(|e| e.wanted.digest).collect();
-        let documents = fleet.desired.documents(&mut conn, &digests).await.expect("opened");
-        documents.into_values().map(Into::into).collect()
-    }
-
     /// Where the image of a node's deployment comes from.
     async fn source(&self, node: &str) -> proto::image::Source {
         let documents = self.documents(KIND_EXPERIMENT_DEPLOYMENT, node).await;

@@ -229,6 +229,16 @@ impl Rig {
         sent.into_iter().filter(|e| !e.wanted.digest.is_empty()).map(|e| e.wanted.key.id).collect()
     }
 
+    /// What was sent of a kind to a node, opened.
+    pub async fn documents(&self, kind: &str, node: &str) -> Vec<Vec<u8>> {
+        let fleet = &self.experiments.fleet;
+        let mut conn = fleet.db.read().await.expect("a connection");
+        let sent = desired::assignments(&mut conn, &[AgentId(node.into())]).await.expect("read").into_iter();
+        let digests: Vec<_> = sent.filter(|e| e.wanted.key.kind == kind).map(|e| e.wanted.digest).collect();
+        let documents = fleet.desired.documents(&mut conn, &digests).await.expect("opened");
+        documents.into_values().map(Into::into).collect()
+    }
+
     /// Takes the stream of a node away, as long ago as this.
     pub async fn part(&self, node: &str, ago_ms: i64) {
         let db = &self.experiments.fleet.db;
