@@ -247,7 +247,11 @@ async fn apply(experiments: &Experiments, tx: &mut Tx, it: &mut Observed, action
             let why = format!("its image could not be {}: {why}", row.message);
             let seq = tx.record(said("experiment.image_failed", json!({"message": why}))).await?;
             row.become_("failed", why);
-            end_build(experiments, tx, seq, former).await?;
+            match it.snapshot.build.as_ref().map(|build| &build.told) {
+                // It may come to an end there yet, if its builder is back.
+                Some(Told::Working) => withdraw(experiments, tx, seq, former).await?,
+                _ => end_build(experiments, tx, seq, former).await?,
+            }
         }
         Action::PassOn(why) => {
             let seq = tx.record(said("experiment.image_build_passed_on", json!({"message": why}))).await?;

@@ -277,6 +277,28 @@ async fn another_node_builds_when_the_builder_goes_away_and_nobody_when_nobody_w
 }
 
 #[tokio::test]
+async fn a_build_is_passed_on_only_so_often_and_the_last_is_told_to_stop_too() {
+    for url in engines() {
+        let (rig, ada) = (rig(&url).await, user("ada"));
+        rig.experiments.prepare(&ada, "x", &images(&["lo-1", "lo-2", "lo-3"])).await.expect("prepared");
+        rig.offer("lo-4", &["builder", "image", "shell"]).await;
+        for node in ["lo-4", "lo-1", "lo-2"] {
+            rig.round().await;
+            rig.round().await;
+            let builds = rig.builds().await;
+            assert!(matches!(builds.as_slice(), [(agent, _)] if agent == node), "{node}: {builds:?}");
+            rig.part(node, 61_000).await;
+        }
+        rig.round().await;
+        assert_eq!(rig.builds().await, []);
+        let detail = rig.detail(&ada, "x").await;
+        let message = &detail.deployments[2].row.message;
+        assert_eq!(message, "its image could not be built on lo-2: its builder is away");
+        assert_eq!(detail.status, Status::Failed);
+    }
+}
+
+#[tokio::test]
 async fn environments_that_nobody_used_for_long_go_from_agents_and_from_home() {
     for url in engines() {
         let (rig, ada) = (rig(&url).await, user("ada"));
