@@ -32,7 +32,7 @@ spool_bytes = 67108864
 blobs_bytes = 4294967296
 log = "info"
 network = {}
-experiment = { python = "python3", packages = ["netunicorn-executor", "netunicorn-library", "cloudpickle"], environments_bytes = 21474836480, environment_seconds = 3600 }
+experiment = { python = "python3", packages = ["netunicorn-executor", "netunicorn-library", "cloudpickle"], builder = false, environments_bytes = 21474836480, environment_seconds = 3600 }
 [accept]
 kinds = ["*"]
 [console]

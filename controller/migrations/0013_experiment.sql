@@ -13,6 +13,8 @@ create table experiment_experiment (
     digest text not null,
     -- For connectors, JSON as it came.
     context text not null,
+    -- Access tags of its owner when it was asked for: JSON.
+    tags text not null,
     created_at bigint not null,
     ready_at bigint,
     started_at bigint,
@@ -44,9 +46,11 @@ create table experiment_deployment (
     pipeline text not null,
     keep_alive_minutes bigint not null check (keep_alive_minutes > 0),
     cleanup bigint not null check (cleanup in (0, 1)),
+    -- Nodes that had it before and were given up.
+    moved bigint not null check (moved >= 0),
     stage text not null check (stage in ('waiting', 'deploying', 'deployed', 'starting', 'running', 'ended')),
     outcome text not null check (outcome in
-        ('', 'succeeded', 'failed', 'not_deployed', 'cancelled', 'timed_out', 'interrupted', 'lost')),
+        ('', 'succeeded', 'failed', 'not_deployed', 'cancelled', 'timed_out', 'interrupted', 'lost', 'moved')),
     message text not null,
     cancelled_by text not null,
     -- Given up while its node was away: its end may yet be heard of.
@@ -119,3 +123,38 @@ create table experiment_setting (
     -- Whether netunicorn's clients are given graphs unless they ask otherwise.
     graphs bigint not null check (graphs in (0, 1))
 );
+
+-- What deployments run in, by the digest of what defines it. An image without a name is built once for its architecture.
+create table experiment_environment (
+    digest text primary key,
+    -- linux/amd64 and the like.
+    platform text not null,
+    -- `local`: each node makes it for itself.
+    state text not null check (state in ('local', 'waiting', 'building', 'built', 'failed')),
+    -- Who builds it, and the id of the deployment that does so there; empty before the first.
+    builder text references fleet_agent (id) on delete set null,
+    build text not null,
+    -- Builders that went away since it was wanted.
+    lost bigint not null,
+    -- SHA-256 of the saved image; empty until it is built.
+    archive text not null,
+    archive_bytes bigint not null,
+    -- How it stands, in a sentence for those who wait.
+    message text not null,
+    made_at bigint,
+    used_at bigint not null
+);
+create index experiment_environment_used on experiment_environment (used_at);
+create index experiment_environment_open on experiment_environment (digest) where state in ('waiting', 'building');
+create index experiment_environment_builder on experiment_environment (builder);
+create index experiment_deployment_environment on experiment_deployment (environment_digest) where stage <> 'ended';
+
+-- The agents that made an environment, or were told to.
+create table experiment_environment_place (
+    digest text not null references experiment_environment (digest) on delete cascade,
+    agent_id text not null references fleet_agent (id) on delete cascade,
+    used_at bigint not null,
+    primary key (digest, agent_id)
+);
+create index experiment_environment_place_used on experiment_environment_place (used_at);
+create index experiment_environment_place_agent on experiment_environment_place (agent_id);

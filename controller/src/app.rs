@@ -121,9 +121,14 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running> {
     let asks = DOMAINS.iter().flat_map(|entry| (entry.asks)(&ground)).collect();
     let fleet = Fleet::new(db.clone(), certificates.clone(), blobs.clone(), around, asks);
     let access = Access::new(db.clone());
-    let processors = Processors { pre: config.preprocessors.clone(), post: config.postprocessors.clone() };
-    let context =
-        Context { db: db.clone(), fleet: fleet.clone(), blobs: blobs.clone(), access: access.clone(), processors };
+    let context = Context {
+        db: db.clone(),
+        fleet: fleet.clone(),
+        blobs: blobs.clone(),
+        access: access.clone(),
+        processors: Processors { pre: config.preprocessors.clone(), post: config.postprocessors.clone() },
+        environment_days: config.environment_days,
+    };
     let domains = merge(DOMAINS.iter().map(|entry| (entry.open)(&context)));
     let first_admin = access.found().await?;
 

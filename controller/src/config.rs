@@ -32,7 +32,7 @@ const fn key(name: &'static str, flag: &'static str, default: &'static str, help
 }
 
 /// Every setting.
-pub const KEYS: [Key; 24] = [
+pub const KEYS: [Key; 25] = [
     key("data_dir", "data-dir", "", "Folder of the database, the seal key and the first admin's password"),
     key("database", "database", "", "sqlite:<path> or postgres://…; by default a SQLite file in the data folder"),
     key("blobs", "blobs", "", "Folder of large blobs, which replicas share; by default one in the data folder"),
@@ -61,6 +61,12 @@ pub const KEYS: [Key; 24] = [
     key("accept_per_second", "accept-per-second", "500", "Agents' connections accepted in a second"),
     key("accept_burst", "accept-burst", "1000", "Agents' connections accepted at once after a quiet time"),
     key("event_retention_days", "event-retention-days", "0", "Days the history is kept; 0: for good"),
+    key(
+        "environment_days",
+        "environment-days",
+        "30",
+        "Days an environment of experiments is kept that nobody uses, here and on agents; 0: for good",
+    ),
     key("agent_certificate_seconds", "agent-certificate-seconds", "86400", "Life of an agent's certificate"),
     key(
         "agent_renewal_grace_days",
@@ -161,6 +167,8 @@ pub struct Config {
     pub accept_burst: u32,
     /// Days the history is kept; 0: for good.
     pub event_retention_days: u32,
+    /// Days environments of experiments are kept that nobody uses; 0: for good.
+    pub environment_days: u32,
     /// Lives of agents' certificates.
     pub lives: crate::certificate::model::Lives,
     /// What looks at each experiment before it is prepared.
@@ -277,6 +285,7 @@ impl Settings {
             accept_per_second: self.read("accept_per_second", number)?,
             accept_burst: self.read("accept_burst", number)?,
             event_retention_days: self.read("event_retention_days", number)?,
+            environment_days: self.read("environment_days", number)?,
             lives: crate::certificate::model::Lives { agent: agent_seconds * 1000, grace: grace_days * 86_400_000 },
             preprocessors: programs("experiment_preprocessors"),
             postprocessors: programs("experiment_postprocessors"),

@@ -49,6 +49,8 @@ pub struct Context {
     pub access: Access,
     /// What an administrator wants run before and after an experiment.
     pub processors: Processors,
+    /// Days for which environments of experiments are kept that nobody uses; 0: for good.
+    pub environment_days: u32,
 }
 
 /// What an administrator wants run before and after an experiment.

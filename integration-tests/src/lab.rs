@@ -26,7 +26,8 @@ pub struct Lab {
     pub nodes: Vec<Site>,
     /// Its home.
     pub house: Processes,
-    python: PathBuf,
+    /// The Python with netunicorn in it.
+    pub python: PathBuf,
 }
 
 /// A researcher's script under way.
@@ -67,7 +68,15 @@ impl Lab {
 
     /// Lets a node join and starts its agent; `settings` stand before those of its experiments.
     pub fn join(&mut self, name: &str, labels: &Value, settings: &str) {
-        let settings = format!("reconnect_seconds = 5\n{settings}\n[experiment]\npython = {}\n", json!(self.python));
+        self.join_as(name, labels, settings, "");
+    }
+
+    /// The same with further settings of its experiments.
+    pub fn join_as(&mut self, name: &str, labels: &Value, settings: &str, experiments: &str) {
+        let settings = format!(
+            "reconnect_seconds = 5\n{settings}\n[experiment]\npython = {}\n{experiments}\n",
+            json!(self.python)
+        );
         let mut node = Site::with(&self.house, name, &settings);
         let said = node.enroll(&self.house, &self.house.invite_as("experiment-node", labels), None);
         assert!(said.status.success(), "{name}: {}", told(&said));

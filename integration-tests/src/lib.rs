@@ -3,6 +3,7 @@
 pub mod browser;
 pub mod cable;
 pub mod cluster;
+pub mod engine;
 pub mod host;
 pub mod lab;
 pub mod network;

@@ -28,7 +28,10 @@ pub struct Deployments(pub Arc<Ground>);
 impl Driver for Deployments {
     fn capability(&self) -> Capability {
         let mut offers = vec!["shell".to_owned()];
-        offers.extend(self.0.engine().is_ok().then(|| "image".to_owned()));
+        if self.0.engine().is_ok() {
+            offers.push("image".to_owned());
+            offers.extend(self.0.settings.builder.then(|| "builder".to_owned()));
+        }
         if let Some(python) = &self.0.python {
             offers.push(format!("python={}", python.version));
             offers.extend(python.executor.iter().map(|version| format!("executor={version}")));

@@ -52,6 +52,8 @@ pub struct Settings {
     pub packages: Vec<String>,
     /// What runs and builds container images: `podman`, `docker` or a path. Not named: no image is used.
     pub engine: Option<PathBuf>,
+    /// It builds images for other hosts too.
+    pub builder: bool,
     /// What all environments may occupy together, bytes.
     pub environments_bytes: u64,
     /// How long making an environment may take at most, seconds.

@@ -13,14 +13,14 @@ use std::{sync::Arc, time::Duration};
 
 use futures::{FutureExt, Stream, stream::unfold};
 use muster_proto::{
-    MAX_FRAME,
+    MAX_FRAME, PING_EVERY_SECS, PING_WAIT_SECS,
     fleet::{self, Refusal, from_home::Frame, home_client::HomeClient, refusal::Reason},
     refusal,
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, interval, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming, transport::Channel};
@@ -44,6 +44,12 @@ const RENEW_PAUSE: Duration = Duration::from_millis(200);
 
 /// Assignments made durable in one step.
 const BATCH: usize = 64;
+
+/// How often home counts as heard of while its stream is open.
+const HEAR: Duration = Duration::from_secs(10);
+
+/// Pings end a dead stream within this time. Where more has passed between two looks, this host slept.
+const ASLEEP: Duration = Duration::from_secs(PING_EVERY_SECS + PING_WAIT_SECS);
 
 /// How the link fares, for people.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -174,11 +180,13 @@ impl Link {
         welcomed.cancel();
         self.kernel.spool.wake();
         let mut renew_at = self.renewal(slot);
+        let mut open = interval(HEAR);
         let mut transfers = std::pin::pin!(transfers::run(channel.clone(), self.kernel.blobs.clone()));
         loop {
             tokio::select! {
                 never = &mut transfers => match never {},
                 message = inbound.message() => self.heard(&mut inbound, message).await?,
+                _ = open.tick() => self.is_open()?,
                 () = sleep_until(renew_at) => match self.renew(channel.clone()).await {
                     Ok(end) => return Ok(end),
                     Err(End::Refused(refused)) => return Err(End::Refused(refused)),
@@ -196,6 +204,15 @@ impl Link {
                 }
             }
         }
+    }
+
+    /// The stream is open still: an idle one brings no frames, and home is there all the same. After a sleep nobody knows.
+    fn is_open(&self) -> Result<(), End> {
+        if self.kernel.silence() > ASLEEP {
+            return Err(End::Lost("this host slept; home may have given it up meanwhile".into()));
+        }
+        self.kernel.hear();
+        Ok(())
     }
 
     async fn welcome(&mut self, welcome: &fleet::Welcome, is_candidate: bool) -> Result<(), End> {

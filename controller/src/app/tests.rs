@@ -30,8 +30,14 @@ async fn routes() -> Routes {
     let access = Access::new(db.clone());
     let blobs = crate::testing::blobs();
     let fleet = Fleet::new(db.clone(), certificates, blobs.clone(), around, BTreeMap::new());
-    let context =
-        Context { db: db.clone(), fleet: fleet.clone(), blobs, access: access.clone(), processors: Default::default() };
+    let context = Context {
+        db: db.clone(),
+        fleet: fleet.clone(),
+        blobs,
+        access: access.clone(),
+        processors: Default::default(),
+        environment_days: 0,
+    };
     let Domain { routes, pages, cards, manifests, .. } = merge(DOMAINS.iter().map(|entry| (entry.open)(&context)));
     let ops = Ops { fleet, loops: Arc::new(OnceLock::new()), stop: CancellationToken::new() };
     let surface = Surface { access, ops, routes: routes.merge(pages), cards, manifests };

@@ -102,8 +102,8 @@ enum Command {
         /// Go on until the executor ends
         #[arg(short, long, requires = "node")]
         follow: bool,
-        /// executor or deployment
-        #[arg(long, default_value = "executor", value_parser = ["executor", "deployment"])]
+        /// executor, deployment or image: what building its image printed
+        #[arg(long, default_value = "executor", value_parser = ["executor", "deployment", "image"])]
         of: String,
         /// Only one of the two
         #[arg(long, value_parser = ["stdout", "stderr"])]

@@ -94,7 +94,7 @@ pub struct ExperimentView {
     pub started_at: Option<i64>,
     /// When it ended, milliseconds since the Unix epoch.
     pub ended_at: Option<i64>,
-    /// Deployments in all.
+    /// Deployments in all; one that moved counts once.
     pub deployments: i64,
     /// Deployments whose executor succeeded.
     pub succeeded: i64,
@@ -143,7 +143,7 @@ pub struct DeploymentView {
     pub agent: Option<String>,
     /// Where it stands.
     pub stage: Stage,
-    /// How far its preparation came, in a word: waiting, fetching, building, ready.
+    /// How far its preparation came, in a word: waiting, fetching, building, ready; while it is not sent, what it waits for.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub step: String,
     /// How it ended.
@@ -437,12 +437,12 @@ pub async fn views(conn: &mut Conn, rows: Vec<ExperimentRow>) -> Result<Vec<Expe
             let mine = tallies.iter().filter(|(id, stage, outcome, _)| *id == row.id && is(stage, outcome));
             mine.map(|(.., n)| n).sum()
         };
-        let succeeded = Outcome::Succeeded.word();
+        let (succeeded, moved) = (Outcome::Succeeded.word(), Outcome::Moved.word());
         Ok(ExperimentView {
             status: status_of(&row)?,
-            deployments: of(&|_, _| true),
+            deployments: of(&|_, outcome| outcome != moved),
             succeeded: of(&|_, outcome| outcome == succeeded),
-            failed: of(&|stage, outcome| stage == Stage::Ended.word() && outcome != succeeded),
+            failed: of(&|stage, outcome| stage == Stage::Ended.word() && outcome != succeeded && outcome != moved),
             id: row.id,
             name: row.name,
             owner: row.owner,

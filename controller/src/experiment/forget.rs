@@ -45,7 +45,7 @@ pub async fn forget_old(experiments: &Experiments) -> Result<()> {
         }
     }
     loop {
-        let cleaned = &desired::ended(&mut *db.read().await?, KIND_EXPERIMENT_CLEANUP, FORGOTTEN).await?;
+        let cleaned = &desired::ended(&mut *db.read().await?, KIND_EXPERIMENT_CLEANUP, "", FORGOTTEN).await?;
         if cleaned.is_empty() {
             return Ok(());
         }

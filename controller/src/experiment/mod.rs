@@ -8,8 +8,10 @@
 
 pub mod api;
 pub mod connector;
+mod environment;
 mod forget;
 pub mod model;
+mod moving;
 mod netunicorn;
 pub mod node;
 mod observe;
@@ -49,7 +51,12 @@ fn open(context: &Context) -> Domain {
         blobs: context.blobs.clone(),
         processors: context.processors.clone(),
     };
-    let reconcile = Reconcile { experiments: experiments.clone(), here_since: context.db.clock().now(), forgot: None };
+    let reconcile = Reconcile {
+        experiments: experiments.clone(),
+        here_since: context.db.clock().now(),
+        forgot: None,
+        keep_environments: (context.environment_days > 0).then(|| i64::from(context.environment_days) * 86_400_000),
+    };
     let postprocess = Postprocess { experiments: experiments.clone(), under_way: BTreeMap::new() };
     let calls = Calls::new(experiments.clone());
     let gateway = connector::gateway::routes(experiments.clone());

@@ -77,6 +77,8 @@ pub enum Outcome {
     Interrupted,
     /// Its node is gone.
     Lost,
+    /// Its node was given up, and another one took its work over.
+    Moved,
 }
 
 /// Something that was seen and may change an experiment's status.
@@ -185,7 +187,7 @@ impl Stage {
 // === impl Outcome ===
 
 impl Outcome {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Succeeded,
         Self::Failed,
         Self::NotDeployed,
@@ -193,6 +195,7 @@ impl Outcome {
         Self::TimedOut,
         Self::Interrupted,
         Self::Lost,
+        Self::Moved,
     ];
 
     /// Its word in the database and the API.
@@ -205,6 +208,7 @@ impl Outcome {
             Self::TimedOut => "timed_out",
             Self::Interrupted => "interrupted",
             Self::Lost => "lost",
+            Self::Moved => "moved",
         }
     }
 
@@ -244,6 +248,7 @@ impl Outcome {
             Self::TimedOut => "Executor timed out",
             Self::Interrupted => "the node was interrupted; tasks may have run",
             Self::Lost => "the node is gone",
+            Self::Moved => "another node took it over",
         }
     }
 }

@@ -50,6 +50,8 @@ pub struct Placed {
     pub tags: BTreeSet<String>,
     /// Its stream is open, or was a moment ago.
     pub online: bool,
+    /// Its owner offers it to build images for others.
+    pub is_builder: bool,
 }
 
 // === impl EnvironmentType ===
@@ -128,7 +130,8 @@ impl Placed {
             additional_properties: Map::new(),
             architecture: architecture(&facts.arch).into(),
         };
-        Self { agent: Some(agent.id.clone()), node, environments, tags, online: agent.is_online() }
+        let (agent, online, is_builder) = (Some(agent.id.clone()), agent.is_online(), has("builder"));
+        Self { agent, node, environments, tags, online, is_builder }
     }
 
     /// A node that a connector brought. One that does not say what it can run can run anything.
@@ -142,7 +145,12 @@ impl Placed {
             Some(names) => names.iter().filter_map(|name| EnvironmentType::from_word(name)).collect(),
         };
         let tags = words("netunicorn-access-tags").unwrap_or_default().into_iter().collect();
-        Self { agent: None, node, environments, tags, online: true }
+        Self { agent: None, node, environments, tags, online: true, is_builder: false }
+    }
+
+    /// Whether it can make and run images.
+    pub fn has_engine(&self) -> bool {
+        self.environments.contains(&EnvironmentType::DockerImage)
     }
 
     /// Whether a user of these tags may see and use it: one without tags sees all, a node without tags is seen by all,

@@ -6,7 +6,10 @@ use muster_proto::{KIND_EXPERIMENT_DEPLOYMENT, KIND_EXPERIMENT_EXECUTOR};
 
 use super::{
     connector::{self, store::RemoteRow},
+    environment::{self, EnvironmentRow, Provision},
     model::{FLEET, Stage},
+    moving,
+    node::Placed,
     plan::{Seen, Snapshot, Told},
     service::{key, posted_by, stage_of, status_of},
     store::{self, DeploymentRow, ExperimentRow},
@@ -28,6 +31,18 @@ pub struct Observed {
     pub row: DeploymentRow,
     /// What its executor left so far.
     pub left: Option<Left>,
+    /// The image that its node is given, if another one built it.
+    pub saved: Option<wire::Bytes>,
+}
+
+/// Everything that is known of an experiment.
+pub struct Observation {
+    /// What a plan is made from.
+    pub snapshot: Snapshot,
+    /// Its deployments, in their order.
+    pub deployments: Vec<Observed>,
+    /// The nodes that may take one over.
+    pub free: BTreeMap<AgentId, Placed>,
 }
 
 /// Everything that was said of an experiment's deployments, by executor.
@@ -41,15 +56,12 @@ struct Said {
     away: BTreeMap<AgentId, i64>,
 }
 
-/// Everything that is known of an experiment, and its deployments' rows beside it.
-pub async fn observe(
-    conn: &mut Conn,
-    row: &ExperimentRow,
-    here_since: i64,
-    now: i64,
-) -> Result<(Snapshot, Vec<Observed>)> {
+/// Everything that is known of an experiment, its deployments' rows beside it, and the nodes that may take one over.
+pub async fn observe(conn: &mut Conn, row: &ExperimentRow, here_since: i64, now: i64) -> Result<Observation> {
     let rows = store::deployments(conn, &row.id).await?;
     let said = said(conn, row, &rows).await?;
+    let waiting: Vec<_> = rows.iter().filter(|row| row.stage == Stage::Waiting.word()).collect();
+    let environments = environment::by_digest(conn, &waiting).await?;
     let (mut deployments, mut observed) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
     for row in rows {
         let stage = stage_of(&row)?;
@@ -57,17 +69,29 @@ pub async fn observe(
             Some(remote) => of_connector(&row, stage, remote)?,
             None => of_agent(conn, &row, &said, now).await?,
         };
+        let environment = environments.get(&row.environment_digest);
         deployments.push(Seen {
             stage,
             is_cancelled: !row.cancelled_by.is_empty(),
             is_given_up: row.given_up == 1,
             away_since,
             keep_alive: row.keep_alive_minutes * 60_000,
+            lease_ended: left.as_ref().is_some_and(|left| left.lease_ended),
+            takers: None,
+            provision: environment.map_or(Provision::There, EnvironmentRow::provision),
             told,
         });
-        observed.push(Observed { row, left });
+        let saved = environment.and_then(EnvironmentRow::saved);
+        observed.push(Observed { row, left, saved });
     }
-    Ok((Snapshot { status: status_of(row)?, starts: row.starts == 1, deployments, here_since, now }, observed))
+    let mut snapshot = Snapshot { status: status_of(row)?, starts: row.starts == 1, deployments, here_since, now };
+    let lost = snapshot.lost();
+    let all: Vec<_> = observed.iter().map(|it| &it.row).collect();
+    let takers = moving::takers(conn, row, &all, &lost.iter().map(|n| all[*n]).collect::<Vec<_>>()).await?;
+    for n in lost {
+        snapshot.deployments[n].takers = takers.of.get(&all[n].id).cloned();
+    }
+    Ok(Observation { snapshot, deployments: observed, free: takers.nodes })
 }
 
 /// What is told of a deployment, what its executor left, and since when its node is away.
@@ -76,7 +100,7 @@ type Known = (Told, Option<Left>, Option<i64>);
 fn of_connector(row: &DeploymentRow, stage: Stage, known: &RemoteRow) -> Result<Known> {
     let remote = known.remote()?;
     let results = (!known.result.is_empty()).then(|| wire::Bytes::Blob(known.result.clone(), 0));
-    let left = results.map(|results| Left { results: Some(results), runs: Vec::new() });
+    let left = results.map(|results| Left { results: Some(results), runs: Vec::new(), lease_ended: false });
     Ok((remote.told(stage, row.given_up == 1), left, remote.silent_since(stage)))
 }
 

@@ -12,7 +12,7 @@ use axum::{
     response::Response,
 };
 use http::Method;
-use muster_proto::{KIND_EXPERIMENT_DEPLOYMENT, KIND_EXPERIMENT_EXECUTOR};
+use muster_proto::KIND_EXPERIMENT_EXECUTOR;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -26,6 +26,7 @@ use super::{
         api::{ConnectorView, connector_views},
         model::Health,
     },
+    environment,
     model::{ExecutorId, Outcome, Stage, Status},
     run::{TaskRun, TaskState},
     service::key,
@@ -282,7 +283,7 @@ impl DeploymentView {
             Some(outcome) => {
                 let tone = match outcome {
                     Outcome::Succeeded => Tone::Good,
-                    Outcome::Cancelled => Tone::Quiet,
+                    Outcome::Cancelled | Outcome::Moved => Tone::Quiet,
                     Outcome::Interrupted => Tone::Warn,
                     Outcome::Failed | Outcome::NotDeployed | Outcome::TimedOut | Outcome::Lost => Tone::Bad,
                 };
@@ -391,13 +392,14 @@ async fn executor(
     layout: Layout,
     Path(executor): Path<ExecutorId>,
 ) -> Result<Response> {
-    let (row, _) = left::find(&api.experiments, &caller, &executor).await?;
+    let (row, of) = left::find(&api.experiments, &caller, &executor).await?;
     let ExperimentDetail { experiment, nodes, .. } = show(&api.experiments, &row.owner, &row.name).await?;
     let node = nodes.into_iter().find(|d| d.executor == executor.0);
     let node = node.ok_or_else(|| Error::not_found("executor", &executor.0))?;
     let mut conn = api.experiments.fleet.db.read().await?;
     let output = logs::tail(&mut conn, &key(KIND_EXPERIMENT_EXECUTOR, &executor.0), "", TAIL).await?;
-    let deployment = logs::tail(&mut conn, &key(KIND_EXPERIMENT_DEPLOYMENT, &executor.0), "", TAIL).await?;
+    let making = environment::output(&mut conn, &of).await?;
+    let deployment = logs::tail(&mut conn, &making, "", TAIL).await?;
     let layout = layout.title(format!("{} on {}", experiment.name, node.node));
     render(&ExecutorPage { layout, experiment, node, output, deployment })
 }

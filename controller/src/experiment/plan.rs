@@ -1,6 +1,16 @@
 //! What is to be done about one experiment, given everything that is known of it. Pure.
 
-use super::model::{Evidence, Outcome, Stage, Status, next};
+use std::collections::BTreeSet;
+
+use super::{
+    environment::Provision,
+    model::{Evidence, Outcome, Stage, Status, next},
+};
+use crate::fleet::model::AgentId;
+
+/// How much longer than it may be silent a node is waited for before another one begins, milliseconds: its agent sees within
+/// 45 seconds that home is away and has 10 to look at the time and 10 to end what runs; the rest is for clocks that differ.
+const MARGIN: i64 = 90_000;
 
 /// Everything that is known of an experiment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +40,12 @@ pub struct Seen {
     pub away_since: Option<i64>,
     /// A node away for longer than this is given up, milliseconds.
     pub keep_alive: i64,
+    /// Its agent ended it because home was away for longer than its lease.
+    pub lease_ended: bool,
+    /// The free nodes that may take it over, the best first; none: it stays where it is.
+    pub takers: Option<Vec<AgentId>>,
+    /// Whether there is what its environment is made from.
+    pub provision: Provision,
     /// What the node said of the work under way: of the deployment while it deploys, of the executor from its start on.
     pub told: Told,
 }
@@ -75,10 +91,20 @@ pub enum Action {
     End(usize, End),
     /// It is over as far as anybody waits; its node is told to stop when it is back.
     GiveUp(usize, End),
+    /// It is over there, or given up, and this agent begins it anew.
+    Move(usize, AgentId, End),
     /// What was given up ended after all: keep its result as late.
     KeepLate(usize, End),
     /// The experiment's status changes, and why.
     Become(Status, String),
+}
+
+impl Snapshot {
+    /// Places of deployments whose node does not do them: it is away for too long, or ended them with its lease.
+    pub fn lost(&self) -> Vec<usize> {
+        let is_lost = |seen: &Seen| seen.stage != Stage::Ended && (seen.lease_ended || is_away_too_long(self, seen));
+        (0..self.deployments.len()).filter(|n| is_lost(&self.deployments[*n])).collect()
+    }
 }
 
 /// The actions that lead on from here. Empty when there is nothing to do.
@@ -86,9 +112,10 @@ pub fn plan(it: &Snapshot) -> Vec<Action> {
     let mut actions = Vec::new();
     let (mut deploy, mut start) = (Vec::new(), Vec::new());
     let mut after: Vec<(Stage, String)> = Vec::with_capacity(it.deployments.len());
+    let mut taken = BTreeSet::new();
     for (n, seen) in it.deployments.iter().enumerate() {
         let stops = it.status == Status::Cancelling || seen.is_cancelled;
-        let step = step(it, seen, stops);
+        let step = step(it, seen, stops, &taken);
         let message = match &step {
             Some(Step::End(end) | Step::GiveUp(end)) => end.message.clone(),
             _ => String::new(),
@@ -119,6 +146,12 @@ pub fn plan(it: &Snapshot) -> Vec<Action> {
                 actions.push(Action::GiveUp(n, end));
                 Stage::Ended
             }
+            Some(Step::Move(agent, end)) => {
+                taken.insert(agent.clone());
+                after.push((Stage::Waiting, String::new()));
+                actions.push(Action::Move(n, agent, end));
+                Stage::Ended
+            }
             Some(Step::KeepLate(end)) => {
                 actions.push(Action::KeepLate(n, end));
                 Stage::Ended
@@ -145,20 +178,36 @@ enum Step {
     NoteRunning(i64),
     End(End),
     GiveUp(End),
+    Move(AgentId, End),
     KeepLate(End),
 }
 
 /// What is to be done about one deployment.
-fn step(it: &Snapshot, seen: &Seen, stops: bool) -> Option<Step> {
+fn step(it: &Snapshot, seen: &Seen, stops: bool, taken: &BTreeSet<AgentId>) -> Option<Step> {
     let cancelled = || End {
         outcome: Outcome::Cancelled,
         message: Outcome::Cancelled.sentence().into(),
         started_at: None,
         ended_at: it.now,
     };
+    if seen.lease_ended && seen.stage != Stage::Ended && may_move(it, seen, stops) {
+        // What has ended there for certain is not waited for.
+        if let (Some(agent), Told::Ended(end) | Told::Arriving(end, _)) = (taker(seen, taken), &seen.told) {
+            return Some(Step::Move(agent, End { outcome: Outcome::Moved, ..end.clone() }));
+        }
+    }
     match (seen.stage, &arrived(it, seen, stops)) {
         (Stage::Waiting | Stage::Deployed, _) if stops => Some(Step::End(cancelled())),
-        (Stage::Waiting, _) => Some(Step::Deploy),
+        (Stage::Waiting, _) => match &seen.provision {
+            Provision::There => Some(Step::Deploy),
+            Provision::Awaited => is_away_too_long(it, seen).then(|| Step::End(timed_out(it))),
+            Provision::Failed(why) => Some(Step::End(End {
+                outcome: Outcome::NotDeployed,
+                message: why.clone(),
+                started_at: None,
+                ended_at: it.now,
+            })),
+        },
         (Stage::Deployed, _) => (it.status == Status::Running).then_some(Step::Start),
         (Stage::Deploying, Told::Ended(end)) if end.outcome == Outcome::Succeeded => {
             Some(if stops { Step::End(cancelled()) } else { Step::NoteDeployed(end.clone()) })
@@ -167,14 +216,35 @@ fn step(it: &Snapshot, seen: &Seen, stops: bool) -> Option<Step> {
         (Stage::Ended, _) => None,
         (_, Told::Ended(end)) => Some(Step::End(end.clone())),
         (Stage::Starting, Told::Working(at)) if !is_away_too_long(it, seen) => Some(Step::NoteRunning(*at)),
-        _ if is_away_too_long(it, seen) => Some(Step::GiveUp(End {
-            outcome: Outcome::TimedOut,
-            message: Outcome::TimedOut.sentence().into(),
-            started_at: None,
-            ended_at: it.now,
-        })),
+        _ if is_away_too_long(it, seen) => give_up(it, seen, stops, taken),
         _ => None,
     }
+}
+
+/// A node is given up. What may go on elsewhere does so when the node's agent must have ended it.
+fn give_up(it: &Snapshot, seen: &Seen, stops: bool, taken: &BTreeSet<AgentId>) -> Option<Step> {
+    if !may_move(it, seen, stops) {
+        return Some(Step::GiveUp(timed_out(it)));
+    }
+    if away(it, seen) < Some(seen.keep_alive + MARGIN) {
+        return None;
+    }
+    Some(match taker(seen, taken) {
+        Some(agent) => Step::Move(agent, End { outcome: Outcome::Moved, ..timed_out(it) }),
+        None => Step::GiveUp(timed_out(it)),
+    })
+}
+
+fn may_move(it: &Snapshot, seen: &Seen, stops: bool) -> bool {
+    it.status == Status::Running && !stops && seen.takers.is_some()
+}
+
+fn taker(seen: &Seen, taken: &BTreeSet<AgentId>) -> Option<AgentId> {
+    seen.takers.iter().flatten().find(|agent| !taken.contains(agent)).cloned()
+}
+
+fn timed_out(it: &Snapshot) -> End {
+    End { outcome: Outcome::TimedOut, message: Outcome::TimedOut.sentence().into(), started_at: None, ended_at: it.now }
 }
 
 /// What was told, once nothing more of it is waited for. Of work that was withdrawn home takes nothing more; and what is
@@ -192,7 +262,12 @@ fn arrived(it: &Snapshot, seen: &Seen, stops: bool) -> Told {
 }
 
 fn is_away_too_long(it: &Snapshot, seen: &Seen) -> bool {
-    seen.away_since.is_some_and(|since| it.now - since.max(it.here_since) >= seen.keep_alive)
+    away(it, seen).is_some_and(|away| away >= seen.keep_alive)
+}
+
+/// For how long its node is away, as home saw it.
+fn away(it: &Snapshot, seen: &Seen) -> Option<i64> {
+    seen.away_since.map(|since| it.now - since.max(it.here_since))
 }
 
 /// What the experiment becomes when its deployments stand like this.

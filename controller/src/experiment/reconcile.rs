@@ -10,10 +10,11 @@ use serde_json::json;
 
 use super::{
     connector::{self, model::Verb},
-    forget,
+    environment, forget,
     model::{ExperimentId, FLEET, Stage, Status},
+    moving,
     node::EnvironmentType,
-    observe::{Observed, observe, stored},
+    observe::{Observation, Observed, observe, stored},
     order::Definition,
     plan::{self, Action, End},
     run::TaskRun,
@@ -47,6 +48,8 @@ pub struct Reconcile {
     pub here_since: i64,
     /// When it was last looked for what may be forgotten.
     pub forgot: Option<Instant>,
+    /// Environments that nobody uses are kept for so long, milliseconds; none: for good.
+    pub keep_environments: Option<i64>,
 }
 
 /// What one round did.
@@ -56,7 +59,7 @@ pub struct Round {
     pub seen: usize,
     /// Experiments something was done about.
     pub changed: usize,
-    /// Experiments whose plan could not be carried out, and why.
+    /// Experiments and images whose plan could not be carried out, and why.
     pub failed: Vec<(String, String)>,
 }
 
@@ -81,6 +84,7 @@ impl Reconcile {
         if lease::hold(&fleet.db, "plan/experiment", &fleet.replica, LEASE).await?.is_none() {
             return Ok(round);
         }
+        round.failed = environment::look_after(&self.experiments, self.here_since).await?;
         let open = store::open_experiments(&mut *fleet.db.read().await?).await?;
         for id in open {
             round.seen += 1;
@@ -94,6 +98,9 @@ impl Reconcile {
         }
         if self.forgot.is_none_or(|at| at.elapsed() >= FORGET) {
             forget::forget_old(&self.experiments).await?;
+            if let Some(keep) = self.keep_environments {
+                environment::retire(&self.experiments, keep).await?;
+            }
             self.forgot = Some(Instant::now());
         }
         Ok(round)
@@ -104,9 +111,9 @@ impl Reconcile {
         let mut conn = db.read().await?;
         let now = db.clock().now();
         let Some(row) = store::fetch_any(&mut conn, id).await? else { return Ok(false) };
-        let (snapshot, _) = observe(&mut conn, &row, self.here_since, now).await?;
+        let observation = observe(&mut conn, &row, self.here_since, now).await?;
         drop(conn);
-        if plan::plan(&snapshot).is_empty() {
+        if plan::plan(&observation.snapshot).is_empty() {
             return Ok(false);
         }
         self.carry_out(id).await
@@ -121,11 +128,11 @@ impl Reconcile {
             .write(|mut tx| async move {
                 let Some(mut row) = store::lock_by_id(&mut tx, id).await? else { return tx.done(false) };
                 let now = tx.now();
-                let (snapshot, mut observed) = observe(&mut tx, &row, self.here_since, now).await?;
-                let actions = plan::plan(&snapshot);
+                let mut observation = observe(&mut tx, &row, self.here_since, now).await?;
+                let actions = plan::plan(&observation.snapshot);
                 let changed = !actions.is_empty();
                 tx.crash_points(CrashPoint::BeforePlanCommit, CrashPoint::AfterPlanCommit);
-                apply(experiments, &mut tx, &mut row, &mut observed, actions).await?;
+                apply(experiments, &mut tx, &mut row, &mut observation, actions).await?;
                 tx.done(changed)
             })
             .await
@@ -137,10 +144,13 @@ async fn apply(
     experiments: &Experiments,
     tx: &mut Tx,
     row: &mut ExperimentRow,
-    observed: &mut [Observed],
+    observation: &mut Observation,
     actions: Vec<Action>,
 ) -> Result<()> {
+    let (observed, free) = (&mut observation.deployments, &observation.free);
     let actor = Actor::controller();
+    // Before the first event: whoever prepares an experiment locks in that order.
+    environment::touch(tx, &used(observed, &actions)).await?;
     for action in actions {
         match action {
             Action::Deploy(places) => {
@@ -185,6 +195,24 @@ async fn apply(
                 let seq = note_end(tx, row, deployment, &end, &actor).await?;
                 experiments.withdraw(tx, seq, deployment).await?;
             }
+            Action::Move(n, agent, end) => {
+                let it = &mut observed[n];
+                let Some(to) = free.get(&agent) else { continue };
+                // Where it cannot be had, the next round finds another.
+                let Some(new) = moving::take_over(tx, row, &it.row, to).await? else { continue };
+                let is_over = it.left.as_ref().is_some_and(|left| left.lease_ended);
+                it.row.given_up = i64::from(!is_over);
+                let message = format!("{}; {} took it over", end.message, new.node_name);
+                note_end(tx, row, &mut it.row, &End { message, ..end }, &actor).await?;
+                let change = actor.change("experiment.executor_moved", subject(row));
+                let seq = tx.record(change.after(moving::told(&it.row, &new))).await?;
+                if is_over {
+                    forget(tx, &it.row, KIND_EXPERIMENT_EXECUTOR).await?;
+                    experiments.clean_up(tx, seq, &it.row).await?;
+                } else {
+                    experiments.withdraw(tx, seq, &it.row).await?;
+                }
+            }
             Action::KeepLate(n, end) => {
                 let deployment = &mut observed[n];
                 deployment.row.given_up = 0;
@@ -227,7 +255,8 @@ async fn deploy(
     let digests: BTreeSet<_> = rows.iter().map(|d| d.graph.clone()).filter(|d| !d.is_empty()).collect();
     let digests: Vec<_> = digests.into_iter().collect();
     let graphs = experiments.blobs.read_many(tx, &digests).await?;
-    for row in &rows {
+    for n in places {
+        let Observed { row, saved, .. } = &observed[*n];
         let Some(agent) = row.agent_id.clone().map(AgentId) else { continue };
         let (definition, architecture) = definition(row)?;
         let graph = match graphs.get(&row.graph) {
@@ -236,16 +265,14 @@ async fn deploy(
             None if row.graph.is_empty() => None,
             None => return Err(Error::internal(anyhow::anyhow!("the graph {} is gone", row.graph))),
         };
-        let bytes =
-            wire::deployment(&row.experiment_id, &definition, &row.environment_digest, &architecture, graph.as_ref());
+        let (experiment, digest) = (&row.experiment_id, &row.environment_digest);
+        let bytes = wire::deployment(experiment, &definition, digest, &architecture, graph.as_ref(), saved.as_ref());
         let mut document = once(bytes);
-        if let Some(wire::Bytes::Blob(digest, _)) = graph {
-            document.blobs.push(digest);
-        }
+        document.blobs.extend([graph.as_ref(), saved.as_ref()].into_iter().flatten().filter_map(wire::Bytes::blob));
         document.store_bytes = wire::STORE_BYTES;
         experiments.fleet.desired.put(tx, seq, &[agent], &key(KIND_EXPERIMENT_DEPLOYMENT, &row.id), &document).await?;
     }
-    let ids: Vec<_> = rows.iter().map(|d| d.id.clone()).collect();
+    let ids: Vec<_> = places.iter().map(|n| observed[*n].row.id.clone()).collect();
     store::save_stages(tx, &ids, Stage::Deploying.word()).await
 }
 
@@ -275,6 +302,17 @@ async fn start(
     store::save_stages(tx, &ids, Stage::Starting.word()).await
 }
 
+/// Which environments are used where as actions are carried out, by digest and agent.
+fn used(observed: &[Observed], actions: &[Action]) -> Vec<(String, String)> {
+    let places = actions.iter().flat_map(|action| match action {
+        Action::Deploy(places) => places.clone(),
+        Action::End(n, _) | Action::KeepLate(n, _) => vec![*n],
+        _ => Vec::new(),
+    });
+    let rows = places.map(|n| &observed[n].row);
+    rows.filter_map(|row| Some((row.environment_digest.clone(), row.agent_id.clone()?))).collect()
+}
+
 /// Asks connectors something of those executors that are not on agents.
 async fn ask_connectors(tx: &mut Tx, rows: &[&DeploymentRow], verb: Verb) -> Result<()> {
     let theirs = rows.iter().filter(|row| row.connector != FLEET);
@@ -283,7 +321,7 @@ async fn ask_connectors(tx: &mut Tx, rows: &[&DeploymentRow], verb: Verb) -> Res
 }
 
 /// What a deployment runs in, from what its client is given back, and the node's architecture.
-fn definition(row: &DeploymentRow) -> Result<(Definition, String)> {
+pub(super) fn definition(row: &DeploymentRow) -> Result<(Definition, String)> {
     let broken = || Error::internal(anyhow::anyhow!("the stored deployment {} cannot be read", row.id));
     let document: serde_json::Value = serde_json::from_str(&row.document).map_err(Error::internal)?;
     let kind = document["environment_definition_type"].as_str().and_then(EnvironmentType::from_word);

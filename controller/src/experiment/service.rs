@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 pub use self::{
     flags::{asks, await_flag, change_flag},
+    prepare::{fits, place},
     view::{Detail, Seen, Told},
 };
 use super::{
@@ -128,11 +129,7 @@ impl From<Refusal> for Error {
 impl Experiments {
     /// The agents that are nodes and that a user may use, by name; `all`: also those that are away or taken by others.
     pub async fn nodes(&self, conn: &mut Conn, user: &User, all: bool) -> Result<Vec<Placed>> {
-        let taken = taken_from(conn, user).await?;
-        let mut nodes = placed(conn).await?;
-        nodes.retain(|it| it.is_open_to(&user.tags) && (all || it.online && !taken.contains(&place_of(&it.node))));
-        nodes.sort_by(|a, b| a.node.name.cmp(&b.node.name));
-        Ok(nodes)
+        open_nodes(conn, &user.name, &user.tags, all).await
     }
 
     /// The nodes that are free and that a user may use: the fleet's, if there are any, and those of each connector.
@@ -140,7 +137,7 @@ impl Experiments {
         let brought = self.pools(user).await?;
         let mut conn = self.fleet.db.read().await?;
         let own = self.nodes(&mut conn, user, false).await?;
-        let taken = taken_from(&mut conn, user).await?;
+        let taken = taken_from(&mut conn, &user.name).await?;
         let is_open = |node: &Node| Placed::brought(node.clone()).is_open_to(&user.tags);
         let mut pools = Vec::new();
         if !own.is_empty() {
@@ -355,7 +352,7 @@ impl Experiments {
             return connectors::ask(tx, row, Verb::Cleanup).await;
         }
         let Some(agent) = row.agent_id.clone().map(AgentId) else { return Ok(()) };
-        let document = super::reconcile::once(super::wire::cleanup(&row.experiment_id));
+        let document = super::reconcile::once(super::wire::cleanup(&row.experiment_id, true, &[]));
         self.fleet.desired.put(tx, seq, &[agent], &key(KIND_EXPERIMENT_CLEANUP, &row.id), &document).await
     }
 
@@ -384,9 +381,9 @@ fn settle<T>(mut tx: Tx, done: Refusable<T>) -> Result<Done<Refusable<T>>> {
     }
 }
 
-/// What another user holds.
-async fn taken_from(conn: &mut Conn, user: &User) -> Result<BTreeSet<(String, String)>> {
-    let locks = store::locks(conn, None).await?.into_iter().filter(|lock| lock.owner != user.name);
+/// What others hold than this user.
+async fn taken_from(conn: &mut Conn, user: &str) -> Result<BTreeSet<(String, String)>> {
+    let locks = store::locks(conn, None).await?.into_iter().filter(|lock| lock.owner != user);
     Ok(locks.map(|lock| (lock.connector, lock.node_name)).collect())
 }
 
@@ -395,8 +392,17 @@ fn place_of(node: &Node) -> (String, String) {
     (node.connector().to_owned(), node.name.clone())
 }
 
+/// The agents that are open to a user of these tags, by name; `all`: also those that are away or taken by others.
+pub(super) async fn open_nodes(conn: &mut Conn, user: &str, tags: &BTreeSet<String>, all: bool) -> Result<Vec<Placed>> {
+    let taken = taken_from(conn, user).await?;
+    let mut nodes = placed(conn).await?;
+    nodes.retain(|it| it.is_open_to(tags) && (all || it.online && !taken.contains(&place_of(&it.node))));
+    nodes.sort_by(|a, b| a.node.name.cmp(&b.node.name));
+    Ok(nodes)
+}
+
 /// The nodes of the fleet that could be asked to run something.
-async fn placed(conn: &mut Conn) -> Result<Vec<Placed>> {
+pub(super) async fn placed(conn: &mut Conn) -> Result<Vec<Placed>> {
     let agents = agents::select(conn, Class::ExperimentNode, &Labels::new()).await?;
     Ok(agents.iter().filter_map(|agent| Some(Placed::of(agent, agent.offers(KIND_EXPERIMENT_DEPLOYMENT)?))).collect())
 }

@@ -40,6 +40,9 @@ pub struct Deployment {
     /// A node that is silent for so long is given up, minutes.
     #[serde(default = "keep_alive")]
     pub keep_alive_minutes: i64,
+    /// A node that is given up while it runs this is replaced by a free one, which begins anew; not for named nodes.
+    #[serde(default, skip_serializing_if = "is_no")]
+    pub moves: bool,
     /// Whether what the tasks wrote is removed from the nodes in the end.
     #[serde(default = "yes")]
     pub cleanup: bool,
@@ -186,6 +189,10 @@ fn keep_alive() -> i64 {
     10
 }
 
+fn is_no(value: &bool) -> bool {
+    !value
+}
+
 fn yes() -> bool {
     true
 }
@@ -266,6 +273,11 @@ impl Deployment {
             !(by_name && nodes.take.is_some()),
             || field("nodes.take"),
             "nodes named one by one are all taken",
+        );
+        found.unless(
+            !(by_name && self.moves),
+            || field("moves"),
+            "nodes named one by one are not replaced; choose them by labels, or say only how many to take",
         );
         found.unless(nodes.take != Some(0), || field("nodes.take"), "at least 1");
         let minutes = self.keep_alive_minutes;

@@ -21,6 +21,7 @@ pub struct ExperimentRow {
     pub why: String,
     pub digest: String,
     pub context: String,
+    pub tags: String,
     pub created_at: i64,
     pub ready_at: Option<i64>,
     pub started_at: Option<i64>,
@@ -46,6 +47,7 @@ pub struct DeploymentRow {
     pub pipeline: String,
     pub keep_alive_minutes: i64,
     pub cleanup: i64,
+    pub moved: i64,
     pub stage: String,
     pub outcome: String,
     pub message: String,
@@ -90,10 +92,10 @@ pub struct FlagChangeRow {
     pub at: i64,
 }
 
-const EXPERIMENT: &str = "id, owner, name, status, status_at, why, digest, context, created_at, ready_at, started_at, \
+const EXPERIMENT: &str = "id, owner, name, status, status_at, why, digest, context, tags, created_at, ready_at, started_at, \
                           ended_at, cancelled_by, starts, deleted_at, version";
 const DEPLOYMENT: &str = "id, experiment_id, place, connector, node_name, agent_id, document, environment_digest, graph, \
-                          pipeline, keep_alive_minutes, cleanup, stage, outcome, message, cancelled_by, given_up, \
+                          pipeline, keep_alive_minutes, cleanup, moved, stage, outcome, message, cancelled_by, given_up, \
                           deployed_at, started_at, ended_at, result, result_late, runs";
 
 /// Which experiments to list.
@@ -116,7 +118,7 @@ pub struct Filter {
 pub async fn insert_experiment(conn: &mut Conn, row: &ExperimentRow) -> Result<(), sqlx::Error> {
     let text = format!(
         "insert into experiment_experiment ({EXPERIMENT}) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, \
-         $13, $14, $15, $16)"
+         $13, $14, $15, $16, $17)"
     );
     query(text)
         .bind(row.id.clone())
@@ -127,6 +129,7 @@ pub async fn insert_experiment(conn: &mut Conn, row: &ExperimentRow) -> Result<(
         .bind(row.why.clone())
         .bind(row.digest.clone())
         .bind(row.context.clone())
+        .bind(row.tags.clone())
         .bind(row.created_at)
         .bind(row.ready_at)
         .bind(row.started_at)
@@ -243,8 +246,8 @@ pub async fn remove_experiment(conn: &mut Conn, id: &ExperimentId) -> Result<()>
 
 pub async fn insert_deployments(tx: &mut Tx, rows: &[DeploymentRow]) -> Result<()> {
     let types = [
-        "", "", "bigint", "", "", "", "", "", "", "", "bigint", "bigint", "", "", "", "", "bigint", "bigint", "bigint",
-        "bigint", "", "bigint", "",
+        "", "", "bigint", "", "", "", "", "", "", "", "bigint", "bigint", "bigint", "", "", "", "", "bigint", "bigint",
+        "bigint", "bigint", "", "bigint", "",
     ];
     for piece in rows.chunks(ROWS) {
         let values = tx.engine().values(&types, piece.len());
@@ -263,6 +266,7 @@ pub async fn insert_deployments(tx: &mut Tx, rows: &[DeploymentRow]) -> Result<(
                 .bind(row.pipeline.clone())
                 .bind(row.keep_alive_minutes)
                 .bind(row.cleanup)
+                .bind(row.moved)
                 .bind(row.stage.clone())
                 .bind(row.outcome.clone())
                 .bind(row.message.clone())

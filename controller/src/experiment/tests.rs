@@ -1,6 +1,8 @@
 mod connector;
+mod environment;
 mod gateway;
 mod model;
+mod moving;
 mod order;
 mod pages;
 mod pickle;

@@ -7,6 +7,7 @@ use muster_proto::experiment as proto;
 use prost::Message;
 
 use super::{
+    environment::plan::Told as Build,
     model::{FlagChange, FlagValues, Outcome, Until},
     node::EnvironmentType,
     order::{Definition, OWN_VARIABLES},
@@ -28,6 +29,9 @@ const ENVIRONMENT_SECONDS: u32 = 3600;
 /// What an executor and its environment may send home as blobs, bytes each.
 pub const STORE_BYTES: i64 = 1 << 30;
 
+/// An image that travels may have at most so many bytes, and what was saved of it too: agents keep no more blobs.
+pub const ARCHIVE_BYTES: i64 = 1 << 32;
+
 /// Bytes by their digest, or in the message where that is possible.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Bytes {
@@ -44,6 +48,8 @@ pub struct Left {
     pub results: Option<Bytes>,
     /// The runs of a native pipeline's tasks.
     pub runs: Vec<proto::TaskRun>,
+    /// Its agent ended it: home was away for longer than its lease.
+    pub lease_ended: bool,
 }
 
 // === impl Bytes ===
@@ -58,6 +64,14 @@ impl Bytes {
             Self::Blob(digest, size) => {
                 proto::Content { inline: bytes::Bytes::new(), blob: unhex(digest).into(), size: *size }
             }
+        }
+    }
+
+    /// Their digest, where they are a blob.
+    pub fn blob(&self) -> Option<String> {
+        match self {
+            Self::Blob(digest, _) => Some(digest.clone()),
+            Self::Inline(_) => None,
         }
     }
 
@@ -83,21 +97,18 @@ impl Left {
 
     /// Digests of the blobs it names.
     pub fn blobs(&self) -> BTreeSet<String> {
-        let digest = |content| match content {
-            Bytes::Blob(digest, _) => Some(digest),
-            Bytes::Inline(_) => None,
-        };
-        self.contents().into_iter().filter_map(digest).collect()
+        self.contents().iter().filter_map(Bytes::blob).collect()
     }
 }
 
-/// The document that prepares a node.
+/// The document that prepares a node; `saved` is the image that another node built.
 pub fn deployment(
     experiment: &str,
     definition: &Definition,
     digest: &str,
     architecture: &str,
     graph: Option<&Bytes>,
+    saved: Option<&Bytes>,
 ) -> Vec<u8> {
     let kind = match definition.kind {
         EnvironmentType::ShellExecution => proto::environment::Kind::Shell(proto::Shell {
@@ -107,23 +118,36 @@ pub fn deployment(
         }),
         EnvironmentType::DockerImage => proto::environment::Kind::Image(proto::Image {
             name: image_name(definition, digest),
-            source: Some(match &definition.image {
-                Some(_) => proto::image::Source::Pull(proto::Pull {}),
-                None => proto::image::Source::Containerfile(containerfile(definition)),
+            source: Some(match (&definition.image, saved) {
+                (Some(_), _) => proto::image::Source::Pull(proto::Pull {}),
+                (None, Some(saved)) => proto::image::Source::Archive(saved.content()),
+                (None, None) => proto::image::Source::Containerfile(containerfile(definition)),
             }),
             platform: architecture.into(),
             save: false,
         }),
     };
-    let environment = proto::Environment {
-        digest: unhex(digest).into(),
-        limit_seconds: ENVIRONMENT_SECONDS,
-        limit_bytes: 0,
-        kind: Some(kind),
-    };
+    let environment = environment(digest, 0, kind);
     let graph = graph.map(Bytes::content);
     let document = proto::Deployment { experiment_id: experiment.into(), environment: Some(environment), graph };
     document.encode_to_vec()
+}
+
+/// The document that has an image built and saved for others. It belongs to no experiment.
+pub fn build(definition: &Definition, digest: &str, platform: &str) -> Vec<u8> {
+    let kind = proto::environment::Kind::Image(proto::Image {
+        name: image_name(definition, digest),
+        source: Some(proto::image::Source::Containerfile(containerfile(definition))),
+        platform: platform.into(),
+        save: true,
+    });
+    let environment = environment(digest, ARCHIVE_BYTES.unsigned_abs(), kind);
+    proto::Deployment { experiment_id: String::new(), environment: Some(environment), graph: None }.encode_to_vec()
+}
+
+fn environment(digest: &str, limit_bytes: u64, kind: proto::environment::Kind) -> proto::Environment {
+    let (digest, limit_seconds) = (unhex(digest).into(), ENVIRONMENT_SECONDS);
+    proto::Environment { digest, limit_seconds, limit_bytes, kind: Some(kind) }
 }
 
 /// The document that runs what was prepared.
@@ -154,9 +178,14 @@ pub fn executor(experiment: &str, definition: &Definition, digest: &str, native:
         memory_bytes: 0,
         file_bytes: 0,
         limit_seconds: 0,
-        lease_seconds: 0,
+        lease_seconds: native.filter(|native| native.moves).map_or(0, lease_seconds),
     };
     document.encode_to_vec()
+}
+
+/// An agent that is away for as long as a node may be ends what may begin on another.
+fn lease_seconds(native: &spec::Deployment) -> u32 {
+    u32::try_from(native.keep_alive_minutes * 60).unwrap_or(u32::MAX)
 }
 
 /// A native pipeline as it travels.
@@ -192,9 +221,29 @@ fn pipeline(native: &spec::Deployment) -> proto::Pipeline {
     }
 }
 
-/// The document that removes what an executor left.
-pub fn cleanup(experiment: &str) -> Vec<u8> {
-    proto::Cleanup { experiment_id: experiment.into(), folder: true, environments: Vec::new() }.encode_to_vec()
+/// The document that removes what an executor left, and environments by their digests.
+pub fn cleanup(experiment: &str, folder: bool, environments: &[String]) -> Vec<u8> {
+    let environments = environments.iter().map(|digest| unhex(digest).into()).collect();
+    proto::Cleanup { experiment_id: experiment.into(), folder, environments }.encode_to_vec()
+}
+
+/// What an agent said of an image that it was to build; what it saved need not be here yet.
+pub fn build_told(report: &Report) -> Result<Build> {
+    if !report.outcome {
+        return Ok(Build::Working);
+    }
+    let result = proto::DeploymentResult::decode(report.result.as_slice()).map_err(Error::internal)?;
+    let outcome = Outcome::of_deployment(report.phase);
+    Ok(match (report.phase, result.archive.map(Bytes::of)) {
+        (Phase::Succeeded, Some(Bytes::Blob(digest, size))) => {
+            Build::Built(digest, i64::try_from(size).unwrap_or(i64::MAX))
+        }
+        (Phase::Succeeded, _) => Build::Failed("its builder saved nothing".into()),
+        (Phase::Interrupted | Phase::Lost | Phase::Cancelled | Phase::Late, _) => {
+            Build::Gone(message(outcome, &result.message, report))
+        }
+        _ => Build::Failed(message(outcome, &result.message, report)),
+    })
 }
 
 /// What a node said of a deployment.
@@ -214,7 +263,7 @@ pub fn deployment_told(report: &Report) -> Result<Told> {
 pub fn executor_told(report: &Report) -> Result<(Told, Left)> {
     let result = proto::ExecutorResult::decode(report.result.as_slice()).map_err(Error::internal)?;
     let started_at = (result.started_ms > 0).then_some(result.started_ms);
-    let left = Left { results: result.results.map(Bytes::of), runs: result.runs };
+    let left = Left { results: result.results.map(Bytes::of), runs: result.runs, lease_ended: result.lease_ended };
     if !report.outcome {
         let working = report.phase == Phase::Working;
         return Ok((if working { Told::Working(started_at.unwrap_or(report.at)) } else { Told::Nothing }, left));

@@ -6,7 +6,7 @@ use super::{
     model::{AgentId, Class, Labels},
     store::{self, AgentRow},
 };
-use crate::platform::db::Db;
+use crate::platform::db::{Conn, Db};
 
 /// Puts an agent into the house that enrolled and has never been home.
 pub async fn settle_agent(fleet: &Fleet, id: &str, class: Class, labels: &[(&str, &str)]) -> AgentId {
@@ -60,4 +60,9 @@ pub async fn tell(db: &Db, report: Report, seq: i64) {
     })
     .await
     .expect("stored");
+}
+
+/// Whether an agent may fetch a blob.
+pub async fn is_granted(conn: &mut Conn, agent: &AgentId, blob: &str) -> bool {
+    desired::is_granted(conn, agent, blob).await.expect("read")
 }

@@ -9,6 +9,7 @@ use std::{
 
 use muster_integration_tests::{
     cable::Cable,
+    engine::Engine,
     lab::Lab,
     network::{items, text},
     processes::wait,
@@ -247,4 +248,91 @@ fn graphs_and_results_of_twenty_megabytes_arrive_and_what_is_larger_than_may_be_
     assert_eq!(tasks(&told["result"][1]), json!({"left": [digest(1)]}), "{told}");
     assert!(text(&told["refused"]).contains("Status code: 413"), "{told}");
     assert_eq!(told["unchanged"], true);
+}
+
+#[test]
+fn an_image_that_a_real_engine_builds_on_one_host_runs_on_another_that_could_not_build_it() {
+    let Some(mut lab) = Lab::open(0) else { return };
+    let Some(builder) = Engine::of(&lab, "node-1") else { return };
+    builder.make_base(&lab);
+    let other = Engine::of(&lab, "node-2").expect("there is one");
+    for (name, engine, offered) in [("node-1", &builder, true), ("node-2", &other, false)] {
+        let settings = format!("engine = {}\nbuilder = {offered}\n", json!(engine.program));
+        lab.join_as(name, &json!({}), "", &settings);
+    }
+    lab.are_online();
+    let output = |node: &Value, of: &str| {
+        let executor = text(&node["executor"]);
+        lab.house.ask("GET", &format!("/api/v1/experiment/executors/{executor}/log?of={of}"), None).to_string()
+    };
+
+    let told = lab.client("image.py", &["one", "echo made for all > /made", "node-2"]);
+    assert_eq!(told["status"], "FINISHED", "{told}\n{}", lab.experiment("one"));
+    let made = json!({"read": ["Success 'made for all\\n'"]});
+    assert_eq!((tasks(&told["result"][0]), &told["result"][0]["error"]), (made.clone(), &Value::Null), "{told}");
+    let node = lab.experiment("one")["nodes"][0].clone();
+    let (build, load) = (output(&node, "image"), output(&node, "deployment"));
+    assert!(build.contains("echo made for all") && build.contains("save -o"), "{build}");
+    assert!(load.contains("podman load -i") && !load.contains("podman build"), "{load}");
+
+    let told = lab.client("image.py", &["both", "echo made for all > /made", "node-1", "node-2"]);
+    assert_eq!(told["status"], "FINISHED", "{told}");
+    assert_eq!(results(&told).iter().map(tasks).collect::<Vec<_>>(), [made.clone(), made], "{told}");
+    for node in items(&lab.experiment("both")["nodes"]) {
+        let said = output(&node, "deployment");
+        assert!(!said.contains("podman build") && !said.contains("podman load"), "it is there: {said}");
+    }
+
+    let told = lab.client("image.py", &["broken", "echo no such thing; exit 3", "node-1", "node-2"]);
+    assert_eq!(told["status"], "UNKNOWN", "{told}");
+    for node in items(&lab.experiment("broken")["nodes"]) {
+        assert!(text(&node["message"]).starts_with("its image could not be built on node-1: podman build"), "{node}");
+        assert!(output(&node, "deployment").contains("no such thing"), "what the build printed is found");
+    }
+    for engine in [&builder, &other] {
+        assert_eq!(engine.says(&["ps", "--all", "--quiet"]), "", "no container is left");
+    }
+}
+
+#[test]
+fn work_that_may_move_is_ended_by_an_agent_that_lost_home_and_begun_by_another() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let Some(mut lab) = Lab::open(0) else { return };
+    let home = lab.house.agents_address().parse().expect("an address");
+    let cable = runtime.block_on(Cable::lay(home));
+    lab.join("node-1", &json!({"site": "field"}), &format!("homes = [\"{}\"]", cable.near));
+    (2..=5).for_each(|n| lab.join(&format!("node-{n}"), &json!({"site": "field"}), ""));
+    lab.are_online();
+    let traces_of = lab.traces();
+    let script =
+        format!("echo $MUSTER_EXECUTOR >> {0}/begun; while [ ! -e {0}/gate ]; do sleep 0.1; done", traces_of.display());
+    let deployment = json!({
+        "nodes": {"labels": {"site": "field"}, "take": 3}, "keep_alive_minutes": 1, "moves": true,
+        "tasks": [{"name": "watch", "script": script}],
+    });
+    let body = json!({"name": "moving", "spec": {"deployments": [deployment]}});
+    lab.done("POST", "/api/v1/experiment/experiments", &body);
+    traces(&lab, "begun", 3);
+    let experiment = || lab.house.ask("GET", "/api/v1/experiment/experiments/moving", None);
+    let nodes = |seen: &Value| items(&seen["nodes"]).iter().map(|node| text(&node["node"])).collect::<Vec<_>>();
+    assert_eq!(nodes(&experiment()), ["node-1", "node-2", "node-3"]);
+
+    let begun = Instant::now();
+    cable.cut();
+    lab.nodes[1].kill();
+    sleep(Duration::from_secs(60));
+    wait("the agent that is cut off ends it", || (lab.executors_on("node-1") == 0).then_some(()));
+    assert!(begun.elapsed() < Duration::from_secs(140), "before anybody else begins it");
+    assert_eq!(lab.trace("begun").len(), 3);
+    sleep(Duration::from_secs(135).saturating_sub(begun.elapsed()));
+    traces(&lab, "begun", 5);
+    assert!(begun.elapsed() > Duration::from_secs(145), "after {:?}", begun.elapsed());
+    assert_eq!(nodes(&experiment()), ["node-1", "node-2", "node-3", "node-4", "node-5"]);
+    fs::write(lab.traces().join("gate"), "").expect("written");
+    let over = || Some(lab.house.call("GET", "/api/v1/experiment/experiments/moving", None)?.1);
+    let seen = wait("it is finished", || over().filter(|seen| seen["status"] == "finished"));
+    let outcomes: Vec<_> = items(&seen["nodes"]).iter().map(|node| text(&node["outcome"])).collect();
+    let right = ["moved", "moved", "succeeded", "succeeded", "succeeded"];
+    assert_eq!(outcomes, right, "node-3 had nothing to say on its stream, but had one: {seen}");
+    assert_eq!((&seen["deployments"], &seen["failed"]), (&json!(3), &json!(0)));
 }

@@ -5,11 +5,13 @@ use proto::image::Source;
 
 use super::{
     super::{
+        deployment::Deployments,
         image::{Start, copied_graph, run_arguments},
         model::Container,
     },
     rig::*,
 };
+use crate::driver::Driver;
 
 /// A stand-in for an engine: writes down how it is called and what it sees.
 const ENGINE: &str = r#"
@@ -49,6 +51,18 @@ fn image(source: Source, save: bool) -> proto::Deployment {
     let mut document = deployment(&shell(&[]));
     document.environment.as_mut().unwrap().kind = Some(proto::environment::Kind::Image(image));
     document
+}
+
+#[tokio::test]
+async fn a_host_offers_to_build_for_others_where_its_owner_says_so_and_it_can() {
+    for (has_engine, builder, right) in
+        [(true, true, "builder image shell"), (true, false, "image shell"), (false, true, "shell")]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = has_engine.then(|| "/bin/true".into());
+        let rig = Rig::within(dir, |settings| (settings.engine, settings.builder) = (engine, builder)).await;
+        assert_eq!(Deployments(rig.ground.clone()).capability().offers.join(" "), right);
+    }
 }
 
 #[tokio::test]

@@ -126,6 +126,7 @@ pub async fn ground(dir: &Path, change: impl FnOnce(&mut Settings)) -> (Arc<Grou
         python: PathBuf::new(),
         packages: Vec::new(),
         engine: None,
+        builder: false,
         environments_bytes: 1 << 30,
         environment_seconds: 120,
     };

@@ -63,6 +63,7 @@ impl Console {
                 blobs: fleet.blobs.clone(),
                 access: access.clone(),
                 processors: Default::default(),
+                environment_days: 0,
             };
             let Domain { routes, pages, cards, manifests, .. } = merge(DOMAINS.iter().map(|e| (e.open)(&context)));
             let ops = Ops { fleet: fleet.clone(), loops: Arc::new(OnceLock::new()), stop: CancellationToken::new() };

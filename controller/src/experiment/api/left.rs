@@ -19,6 +19,7 @@ use super::{Api, DeploymentView, show};
 use crate::{
     error::{Error, Result},
     experiment::{
+        environment,
         model::{ExecutorId, ExperimentId, Stage},
         service::{Experiments, key, stage_of},
         store::{self, DeploymentRow, ExperimentRow},
@@ -28,6 +29,7 @@ use crate::{
         model::Key,
         output::{self, FollowQuery, LogQuery},
     },
+    platform::db::Conn,
     web::{Caller, Page, Paging, Policy, Query, Role, Routes, paging::PagingQuery},
 };
 
@@ -35,21 +37,26 @@ use crate::{
 #[derive(Debug, Clone, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct WorkQuery {
-    /// `deployment`: what making its environment printed; `executor`, if not said: what the executor did.
+    /// `deployment`: what making its environment printed, wherever its image is built while it waits for that; `image`:
+    /// what building its image printed; `executor`, if not said: what the executor did.
     #[serde(default)]
     pub of: String,
 }
 
 impl WorkQuery {
-    fn key(&self, executor: &ExecutorId) -> Result<Key> {
-        let kind = match self.of.as_str() {
-            "" | "executor" => KIND_EXPERIMENT_EXECUTOR,
-            "deployment" => KIND_EXPERIMENT_DEPLOYMENT,
-            other => {
-                return Err(Error::invalid("of", format!("no output of {other:?}; there are deployment and executor")));
+    async fn key(&self, conn: &mut Conn, row: &DeploymentRow) -> Result<Key> {
+        match self.of.as_str() {
+            "" | "executor" => Ok(key(KIND_EXPERIMENT_EXECUTOR, &row.id)),
+            "deployment" => environment::output(conn, row).await,
+            "image" => {
+                let work = environment::build_of(conn, row).await?;
+                work.ok_or_else(|| Error::not_found("build of an image for", &row.id))
             }
-        };
-        Ok(key(kind, &executor.0))
+            other => {
+                let text = format!("no output of {other:?}; there are deployment, image and executor");
+                Err(Error::invalid("of", text))
+            }
+        }
     }
 }
 
@@ -89,9 +96,10 @@ async fn log(
     Query(query): Query<LogQuery>,
     paging: Paging,
 ) -> Result<Json<Page<Piece>>> {
-    find(&api.experiments, &caller, &executor).await?;
+    let (_, row) = find(&api.experiments, &caller, &executor).await?;
     let mut conn = api.experiments.fleet.db.read().await?;
-    Ok(Json(logs::page(&mut conn, &work.key(&executor)?, query.stream()?, &paging).await?))
+    let key = work.key(&mut conn, &row).await?;
+    Ok(Json(logs::page(&mut conn, &key, query.stream()?, &paging).await?))
 }
 
 /// Gives the whole output of an executor, byte for byte; a line stands for what was dropped
@@ -105,8 +113,10 @@ async fn raw_log(
     Query(work): Query<WorkQuery>,
     Query(query): Query<LogQuery>,
 ) -> Result<Response> {
-    find(&api.experiments, &caller, &executor).await?;
-    output::raw(&api.experiments.fleet.db, work.key(&executor)?, query.stream()?, &executor.0)
+    let (_, row) = find(&api.experiments, &caller, &executor).await?;
+    let db = &api.experiments.fleet.db;
+    let key = work.key(&mut *db.read().await?, &row).await?;
+    output::raw(db, key, query.stream()?, &executor.0)
 }
 
 /// Follows the output of an executor until its end
@@ -120,8 +130,9 @@ async fn follow_log(
     Query(work): Query<WorkQuery>,
     Query(query): Query<FollowQuery>,
 ) -> Result<SseAnswer<impl Stream<Item = Result<Sse, Infallible>>>> {
-    find(&api.experiments, &caller, &executor).await?;
-    let (db, key) = (api.experiments.fleet.db.clone(), work.key(&executor)?);
+    let (_, row) = find(&api.experiments, &caller, &executor).await?;
+    let db = api.experiments.fleet.db.clone();
+    let key = work.key(&mut *db.read().await?, &row).await?;
     let is_deployment = key.kind == KIND_EXPERIMENT_DEPLOYMENT;
     let ended: output::Ended = Arc::new(move || {
         let (experiments, caller, executor) = (api.experiments.clone(), caller.clone(), executor.clone());

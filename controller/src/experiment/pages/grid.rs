@@ -78,7 +78,8 @@ fn prepare_cell(node: &DeploymentView) -> Cell {
         (Some(_), ..) => Cell::new("ready", Tone::Good, None),
         (None, _, Some(Outcome::NotDeployed)) => Cell::new("failed", Tone::Bad, None),
         (None, Stage::Ended, _) => Cell::empty(),
-        (None, Stage::Waiting, _) => Cell::new("waiting", Tone::Quiet, None),
+        (None, Stage::Waiting, _) if node.step.is_empty() => Cell::new("waiting", Tone::Quiet, None),
+        (None, Stage::Waiting, _) => Cell::new(format!("waits for {}", node.step), Tone::Quiet, None),
         (None, ..) if node.step.is_empty() => Cell::new("sent", Tone::Busy, None),
         (None, ..) => Cell::new(node.step.clone(), Tone::Busy, None),
     }

@@ -15,10 +15,11 @@ use crate::{
     error::Error,
     experiment::{
         connector::{model::Verb, service::Brought},
+        environment::{self, Wanted},
         model::{FLEET, Stage, Status, check_name, uuid},
         node::{EnvironmentType, Node, Placed},
         order::{Deployment, Order, Work},
-        spec::Spec,
+        spec::{Nodes, Spec},
         store::{self, DeploymentRow, ExperimentRow},
     },
     platform::{
@@ -163,6 +164,7 @@ impl Experiments {
         if deployments.iter().any(|row| row.connector != FLEET) {
             self.keep_told(tx, &experiment, Verb::Deploy, user, &Value::Null).await?;
         }
+        environment::want(tx, &wanted(order, &nodes, &deployments)).await?;
         let names: Vec<_> = taken.iter().map(|(_, node)| node).take(100).collect();
         let after = json!({"name": name, "deployments": deployments.len(), "nodes": names});
         tx.record(user.actor.change("experiment.prepare_requested", subject(&row)).after(after)).await?;
@@ -212,13 +214,8 @@ fn choose(free: &[Placed], spec: &Spec) -> std::result::Result<Vec<Deployment>, 
             }
             continue;
         }
-        let fits = |it: &&Placed| {
-            let property = |key: &String| it.node.properties.get(key).and_then(Value::as_str);
-            it.environments.contains(&EnvironmentType::ShellExecution)
-                && !used.contains(&it.node.name)
-                && nodes.labels.iter().all(|(key, value)| property(key) == Some(value))
-        };
-        let found: Vec<_> = free.iter().filter(fits).take(nodes.take.unwrap_or(usize::MAX)).collect();
+        let free = free.iter().filter(|it| fits(it, nodes) && !used.contains(&it.node.name));
+        let found: Vec<_> = free.take(nodes.take.unwrap_or(usize::MAX)).collect();
         let wanted = nodes.take.unwrap_or(1);
         if found.len() < wanted {
             let labels: Vec<_> = nodes.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
@@ -232,6 +229,13 @@ fn choose(free: &[Placed], spec: &Spec) -> std::result::Result<Vec<Deployment>, 
         chosen.extend(found.into_iter().map(|it| Deployment::native(it.node.clone(), deployment)));
     }
     Ok(chosen)
+}
+
+/// Whether a node can run a file's deployment and has the properties that it asks for.
+pub fn fits(it: &Placed, nodes: &Nodes) -> bool {
+    let property = |key: &String| it.node.properties.get(key).and_then(Value::as_str);
+    it.environments.contains(&EnvironmentType::ShellExecution)
+        && nodes.labels.iter().all(|(key, value)| property(key) == Some(value))
 }
 
 fn check_node(
@@ -267,6 +271,20 @@ fn check_node(
     Ok(())
 }
 
+/// The environments that agents are to have, each once. An image that has no name is built once for all.
+fn wanted(order: &Order, known: &Known, rows: &[DeploymentRow]) -> Vec<Wanted> {
+    let of_agents = order.deployments.iter().zip(rows).filter(|(_, row)| row.connector == FLEET);
+    let all = of_agents.filter_map(|(deployment, row)| {
+        let definition = &deployment.environment;
+        Some(Wanted {
+            digest: row.environment_digest.clone(),
+            platform: known.get(&(row.connector.clone(), row.node_name.clone()))?.node.architecture.clone(),
+            is_built: definition.kind == EnvironmentType::DockerImage && definition.image.is_none(),
+        })
+    });
+    all.collect::<BTreeSet<_>>().into_iter().collect()
+}
+
 fn first(id: String, user: &User, name: &str, digest: String, context: Value, now: i64) -> ExperimentRow {
     ExperimentRow {
         id,
@@ -277,6 +295,7 @@ fn first(id: String, user: &User, name: &str, digest: String, context: Value, no
         why: String::new(),
         digest,
         context: context.to_string(),
+        tags: json!(user.tags).to_string(),
         created_at: now,
         ready_at: None,
         started_at: None,
@@ -294,40 +313,55 @@ fn rows(
     known: &Known,
     graphs: &mut impl Iterator<Item = String>,
 ) -> Vec<DeploymentRow> {
-    let row = |(place, deployment): (usize, &Deployment)| {
-        let executor = uuid(muster_pki::random());
-        let (connector, node_name) = (deployment.node.connector().to_owned(), deployment.node.name.clone());
-        let placed = known.get(&(connector.clone(), node_name.clone()));
-        let architecture = placed.map_or(deployment.node.architecture.as_str(), |it| it.node.architecture.as_str());
-        let (graph, pipeline) = match &deployment.work {
-            Work::Graph(_) => (graphs.next().unwrap_or_default(), String::new()),
-            Work::Pipeline(pipeline) => (String::new(), json!(pipeline).to_string()),
+    let row = |(n, deployment): (usize, &Deployment)| {
+        let graph = match &deployment.work {
+            Work::Graph(_) => graphs.next().unwrap_or_default(),
+            Work::Pipeline(_) => String::new(),
         };
-        DeploymentRow {
-            document: Value::Object(deployment.stored(experiment, &executor)).to_string(),
-            environment_digest: hex(&deployment.environment.digest(architecture, pipeline.is_empty())),
-            id: executor,
-            experiment_id: experiment.into(),
-            place: place as i64,
-            agent_id: placed.and_then(|it| it.agent.as_ref()).map(|agent| agent.0.clone()),
-            connector,
-            node_name,
-            graph,
-            pipeline,
-            keep_alive_minutes: deployment.keep_alive_minutes,
-            cleanup: i64::from(deployment.cleanup),
-            stage: Stage::Waiting.word().into(),
-            outcome: String::new(),
-            message: String::new(),
-            cancelled_by: String::new(),
-            given_up: 0,
-            deployed_at: None,
-            started_at: None,
-            ended_at: None,
-            result: String::new(),
-            result_late: 0,
-            runs: String::new(),
-        }
+        let key = (deployment.node.connector().to_owned(), deployment.node.name.clone());
+        place(experiment, n as i64, deployment, known.get(&key), graph)
     };
     order.deployments.iter().enumerate().map(row).collect()
+}
+
+/// A deployment at a place of its experiment, on the agent that is behind its node.
+pub fn place(
+    experiment: &str,
+    place: i64,
+    deployment: &Deployment,
+    placed: Option<&Placed>,
+    graph: String,
+) -> DeploymentRow {
+    let executor = uuid(muster_pki::random());
+    let architecture = placed.map_or(deployment.node.architecture.as_str(), |it| it.node.architecture.as_str());
+    let pipeline = match &deployment.work {
+        Work::Graph(_) => String::new(),
+        Work::Pipeline(pipeline) => json!(pipeline).to_string(),
+    };
+    DeploymentRow {
+        document: Value::Object(deployment.stored(experiment, &executor)).to_string(),
+        environment_digest: hex(&deployment.environment.digest(architecture, pipeline.is_empty())),
+        id: executor,
+        experiment_id: experiment.into(),
+        place,
+        agent_id: placed.and_then(|it| it.agent.as_ref()).map(|agent| agent.0.clone()),
+        connector: deployment.node.connector().to_owned(),
+        node_name: deployment.node.name.clone(),
+        graph,
+        pipeline,
+        keep_alive_minutes: deployment.keep_alive_minutes,
+        cleanup: i64::from(deployment.cleanup),
+        moved: 0,
+        stage: Stage::Waiting.word().into(),
+        outcome: String::new(),
+        message: String::new(),
+        cancelled_by: String::new(),
+        given_up: 0,
+        deployed_at: None,
+        started_at: None,
+        ended_at: None,
+        result: String::new(),
+        result_late: 0,
+        runs: String::new(),
+    }
 }

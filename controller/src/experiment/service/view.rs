@@ -9,7 +9,7 @@ use super::{Experiments, keeper, posted_by, stage_of, status_of};
 use crate::{
     error::Result,
     experiment::{
-        connector,
+        connector, environment,
         model::{FLEET, Outcome, Stage, Status},
         run::TaskRun,
         store::{self, DeploymentRow, ExperimentRow},
@@ -80,6 +80,8 @@ impl Experiments {
             Some(remote) if row.result.is_empty() => remote.result.clone(),
             _ => row.result.clone(),
         };
+        let waiting: Vec<_> = rows.iter().filter(|row| row.stage == Stage::Waiting.word()).collect();
+        let environments = environment::by_digest(conn, &waiting).await?;
         let digests: BTreeSet<String> = rows
             .iter()
             .flat_map(|d| [told.graphs.then(|| d.graph.clone()), told.results.then(|| posted(d))])
@@ -104,9 +106,12 @@ impl Experiments {
                 wire::Bytes::Inline(bytes) => Some(Bytes::from(bytes)),
                 wire::Bytes::Blob(..) => None,
             });
-            let step = match remotes.get(&row.id) {
-                Some(remote) => remote.remote()?.step(),
-                None => deploying.get(&row.id).map(wire::deployment_step).transpose()?.unwrap_or_default(),
+            let environment = environments.get(&row.environment_digest).filter(|_| row.stage == Stage::Waiting.word());
+            let step = match (deploying.get(&row.id), remotes.get(&row.id), environment) {
+                (Some(report), ..) => wire::deployment_step(report)?,
+                (None, Some(remote), _) => remote.remote()?.step(),
+                (None, None, Some(environment)) => environment.waits_for(),
+                (None, None, None) => String::new(),
             };
             let stored = sizes.get(&posted(&row)).map(|size| size.unsigned_abs());
             deployments.push(Seen {

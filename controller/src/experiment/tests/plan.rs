@@ -1,12 +1,26 @@
-use crate::experiment::{
-    model::{Outcome, Stage, Status},
-    plan::{Action, End, Seen, Snapshot, Told, plan},
+use crate::{
+    experiment::{
+        environment::Provision,
+        model::{Outcome, Stage, Status},
+        plan::{Action, End, Seen, Snapshot, Told, plan},
+    },
+    fleet::model::AgentId,
 };
 
 const NOW: i64 = 1_000_000;
 
 fn seen(stage: Stage, told: Told) -> Seen {
-    Seen { stage, is_cancelled: false, is_given_up: false, away_since: None, keep_alive: 60_000, told }
+    Seen {
+        stage,
+        is_cancelled: false,
+        is_given_up: false,
+        away_since: None,
+        keep_alive: 60_000,
+        provision: Provision::There,
+        lease_ended: false,
+        takers: None,
+        told,
+    }
 }
 
 fn ended(outcome: Outcome) -> Told {
@@ -149,4 +163,31 @@ fn what_does_not_arrive_is_waited_for_so_long_as_a_node_may_be_silent_and_not_af
     }
     let late = Seen { is_given_up: true, ..seen(Stage::Ended, Told::Arriving(end(Outcome::Cancelled), NOW)) };
     assert!(matches!(&of(Status::Finished, vec![late])[0], Action::KeepLate(0, _)));
+}
+
+#[test]
+fn work_that_may_move_does_so_when_its_first_agent_must_have_ended_it() {
+    let agents = |names: &[&str]| Some(names.iter().map(|name| AgentId((*name).into())).collect());
+    let away = |ago, takers| Seen { away_since: Some(NOW - ago), takers, ..seen(Stage::Running, Told::Working(1)) };
+    let of = |all| of(Status::Running, all);
+    assert_eq!(of(vec![away(149_999, agents(&["a"]))]), [], "its keep-alive and a margin");
+    let moves = of(vec![away(150_000, agents(&["a", "b"])), away(150_000, agents(&["a", "b"]))]);
+    let [Action::Move(0, a, end), Action::Move(1, b, _)] = moves.as_slice() else { panic!("{moves:?}") };
+    assert_eq!((a.0.as_str(), b.0.as_str(), end.outcome), ("a", "b", Outcome::Moved), "and nothing is finished");
+    let nowhere = of(vec![away(150_000, agents(&["a"])), away(150_000, agents(&["a"]))]);
+    assert!(matches!(nowhere.as_slice(), [Action::Move(0, ..), Action::GiveUp(1, _)]), "{nowhere:?}");
+    let stays = of(vec![away(60_000, None)]);
+    assert!(matches!(stays[0], Action::GiveUp(0, _)), "{stays:?}");
+    let cancelled = Seen { is_cancelled: true, ..away(60_000, agents(&["a"])) };
+    assert!(matches!(of(vec![cancelled])[0], Action::GiveUp(0, _)));
+}
+
+#[test]
+fn what_an_agent_ended_with_its_lease_moves_at_once() {
+    let takers = Some(vec![AgentId("a".into())]);
+    let over = || Seen { lease_ended: true, ..seen(Stage::Running, ended(Outcome::TimedOut)) };
+    let moves = of(Status::Running, vec![Seen { takers, ..over() }]);
+    assert!(matches!(moves.as_slice(), [Action::Move(0, _, end)] if end.outcome == Outcome::Moved), "{moves:?}");
+    let ends = of(Status::Running, vec![Seen { takers: Some(vec![]), ..over() }]);
+    assert_eq!(ends[0], Action::End(0, end(Outcome::TimedOut)), "where nobody takes it");
 }

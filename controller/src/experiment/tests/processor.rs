@@ -107,6 +107,7 @@ fn what_ended_is_told_without_what_it_did() {
         why: String::new(),
         digest: String::new(),
         context: "null".into(),
+        tags: "[]".into(),
         created_at: 1,
         ready_at: Some(2),
         started_at: Some(3),

@@ -119,10 +119,34 @@ impl Rig {
     }
 
     pub async fn round(&self) -> Round {
-        let mut reconcile = Reconcile { experiments: self.experiments.clone(), here_since: 0, forgot: None };
+        let mut reconcile =
+            Reconcile { experiments: self.experiments.clone(), here_since: 0, forgot: None, keep_environments: None };
         let round = reconcile.reconcile().await.expect("a round");
         assert_eq!(round.failed, []);
         round
+    }
+
+    /// What the owner of a node's host lets deployments use.
+    pub async fn offer(&self, node: &str, offers: &[&str]) {
+        let able =
+            json!([{"kind": KIND_EXPERIMENT_DEPLOYMENT, "oldest_version": 1, "newest_version": 1, "offers": offers}]);
+        let update = "update fleet_agent set capabilities = $1 where id = $2";
+        self.change(update, &able.to_string(), node).await;
+    }
+
+    async fn change(&self, update: &str, value: &str, node: &str) {
+        let write = self.experiments.fleet.db.write(|mut tx| async move {
+            query(update.into()).bind(value).bind(node).execute(&mut *tx).await?;
+            tx.done(())
+        });
+        write.await.expect("written");
+    }
+
+    /// A round of a house that keeps environments for so long after their last use, milliseconds.
+    pub async fn round_keeping(&self, keep: i64) {
+        let keep_environments = Some(keep);
+        let mut reconcile = Reconcile { experiments: self.experiments.clone(), here_since: 0, forgot: None, keep_environments };
+        assert_eq!(reconcile.reconcile().await.expect("a round").failed, []);
     }
 
     pub async fn detail(&self, user: &User, name: &str) -> Detail {
@@ -232,6 +256,16 @@ impl Rig {
         let mut conn = self.experiments.fleet.db.read().await.expect("a connection");
         let sent = desired::assignments_of_kind(&mut conn, kind, ids).await.expect("read");
         sent.into_iter().filter(|e| !e.wanted.digest.is_empty()).map(|e| e.wanted.key.id).collect()
+    }
+
+    /// What was sent of a kind to a node, opened.
+    pub async fn documents(&self, kind: &str, node: &str) -> Vec<Vec<u8>> {
+        let fleet = &self.experiments.fleet;
+        let mut conn = fleet.db.read().await.expect("a connection");
+        let sent = desired::assignments(&mut conn, &[AgentId(node.into())]).await.expect("read").into_iter();
+        let digests: Vec<_> = sent.filter(|e| e.wanted.key.kind == kind).map(|e| e.wanted.digest).collect();
+        let documents = fleet.desired.documents(&mut conn, &digests).await.expect("opened");
+        documents.into_values().map(Into::into).collect()
     }
 
     /// Takes the stream of a node away, as long ago as this.

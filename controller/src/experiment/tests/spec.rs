@@ -76,6 +76,19 @@ fn each_mistake_is_told_with_its_field_and_what_would_be_right() {
 }
 
 #[test]
+fn named_nodes_are_not_replaced() {
+    let moving = |nodes| {
+        mistakes(|f| {
+            f["deployments"][0]["nodes"] = nodes;
+            f["deployments"][0]["moves"] = json!(true);
+        })
+    };
+    assert_eq!(moving(json!({"take": 1})), Vec::<String>::new());
+    let named = moving(json!({"names": ["a"]}));
+    assert!(named[0].starts_with("deployments[0].moves: nodes named one by one are not replaced"), "{named:?}");
+}
+
+#[test]
 fn tasks_that_wait_for_one_another_are_named_in_their_order() {
     let found = mistakes(|f| f["deployments"][0]["tasks"][0]["needs"] = json!(["tell"]));
     assert_eq!(found.len(), 1, "{found:?}");

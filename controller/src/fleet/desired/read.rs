@@ -77,10 +77,14 @@ pub async fn reports(conn: &mut Conn, kind: &str, ids: &[String]) -> Result<Vec<
     Ok(found)
 }
 
-/// Ends of once work of one kind that nobody has forgotten, at most `limit`.
-pub async fn ended(conn: &mut Conn, kind: &str, limit: i64) -> Result<Vec<Report>> {
-    let text = format!("select {REPORT} from fleet_report where kind = $1 and outcome = 1 order by id limit $2");
-    let rows = sqlx::query_as::<_, ReportRow>(sqlx::AssertSqlSafe(text)).bind(kind).bind(limit).fetch_all(conn).await?;
+/// Ends of once work of one kind that nobody has forgotten, of ids that begin so, at most `limit`.
+pub async fn ended(conn: &mut Conn, kind: &str, prefix: &str, limit: i64) -> Result<Vec<Report>> {
+    let text = format!(
+        "select {REPORT} from fleet_report where kind = $1 and outcome = 1 \
+         and substr(id, 1, length(cast($2 as text))) = $2 order by id limit $3"
+    );
+    let select = sqlx::query_as::<_, ReportRow>(sqlx::AssertSqlSafe(text)).bind(kind).bind(prefix).bind(limit);
+    let rows = select.fetch_all(conn).await?;
     rows.into_iter().map(Report::try_from).collect()
 }
 

@@ -36,6 +36,18 @@ class Trace(Task):
         return "done"
 
 
+class Read(Task):
+    """Gives what a file holds."""
+
+    def __init__(self, path):
+        self.path = path
+        super().__init__(name="read")
+
+    def run(self):
+        with open(self.path) as file:
+            return file.read()
+
+
 class Gate(Task):
     """Waits until the file of a name is there."""
 
