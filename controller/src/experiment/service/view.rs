@@ -80,7 +80,7 @@ impl Experiments {
             .collect();
         let digests: Vec<_> = digests.into_iter().collect();
         let blobs: BTreeMap<String, Bytes> = self.blobs.read_many(conn, &digests).await?;
-        let sizes = Blobs::use_of(conn, &keeper(&row.id)).await?;
+        let sizes = if told.results { BTreeMap::new() } else { Blobs::use_of(conn, &keeper(&row.id)).await? };
         let mut deployments = Vec::with_capacity(rows.len());
         for row in rows {
             let left = running.remove(&row.id).map(|report| wire::executor_told(&report)).transpose()?;
@@ -94,7 +94,9 @@ impl Experiments {
                 wire::Bytes::Blob(..) => None,
             });
             let step = deploying.get(&row.id).map(wire::deployment_step).transpose()?.unwrap_or_default();
-            let stored = sizes.get(&row.result).map(|size| size.unsigned_abs());
+            let read = blobs.get(&row.result).filter(|_| told.results);
+            let stored =
+                read.map(|bytes| bytes.len() as u64).or_else(|| sizes.get(&row.result).map(|size| size.unsigned_abs()));
             deployments.push(Seen {
                 result_bytes: posted.as_ref().map(|bytes| bytes.len() as u64).or(stored),
                 stage: stage_of(&row)?,
