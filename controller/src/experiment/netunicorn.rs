@@ -42,7 +42,10 @@ const TOKEN_LIFE: i64 = 86_400_000;
 /// Experiments that one answer lists at most.
 const MAX_LISTED: i64 = 10_000;
 
-/// A client that showed a good token, and what its context header says.
+/// A client that showed a good token, and a context header that can be read.
+struct Named(Caller);
+
+/// The same, with what it may see.
 struct Known {
     user: User,
 }
@@ -116,11 +119,21 @@ fn refuse(shows_token: bool, error: Error) -> Response {
 
 // === who asks ===
 
-impl FromRequestParts<Api> for Known {
+impl FromRequestParts<Api> for Named {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Answer<Self> {
         let caller = <Caller as FromRequestParts<Api>>::from_request_parts(parts, api).await?;
+        context(&parts.headers)?;
+        Ok(Self(caller))
+    }
+}
+
+impl FromRequestParts<Api> for Known {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Answer<Self> {
+        let Named(caller) = Named::from_request_parts(parts, api).await?;
         let context = context(&parts.headers)?;
         let tags = api.access.tags(&caller.user_id).await?;
         let is_admin = caller.role == Role::Admin;
@@ -266,9 +279,9 @@ async fn delete(State(api): State<Api>, Path(name): Path<String>, known: Known) 
 async fn get_flag(
     State(api): State<Api>,
     Path((name, flag)): Path<(String, String)>,
-    known: Known,
+    Named(caller): Named,
 ) -> Answer<Json<FlagValues>> {
-    let found = api.experiments.flag(&known.user.name, &name, &flag, &Until::default(), Duration::ZERO).await?;
+    let found = api.experiments.flag(&caller.name, &name, &flag, &Until::default(), Duration::ZERO).await?;
     Ok(Json(found))
 }
 

@@ -128,7 +128,9 @@ fn looks(crowd: &mut Crowd) -> anyhow::Result<()> {
             size = crowd.client.bytes("GET", &format!("{}{query}", at("large")), None)?.len();
             times.push(begun.elapsed());
         }
-        let what = format!("status of {NODES} nodes with results, {what} ({:.1} MB)", size as f64 / 1e6);
+        let quickest = times.iter().min().map_or(0.0, |time| ms(*time));
+        let size = size as f64 / 1e6;
+        let what = format!("status of {NODES} nodes with results, {what} ({size:.1} MB, quickest {quickest:.0} ms)");
         line(&what, median(times), "ms", &Wanted::less((500.0, 500.0), wanted));
     }
     Ok(())

@@ -70,7 +70,7 @@ fn line(what: &str, ours: f64, unit: &str, it: &Wanted) {
         let is_well = if it.more { ours >= wanted } else { ours <= wanted };
         format!(", wanted {wanted:.0} {}", if is_well { "ok" } else { "MISSED" })
     });
-    println!("  {what:64} {ours:9.1} {unit}{upstream}{verdict}");
+    println!("  {what:80} {ours:9.1} {unit}{upstream}{verdict}");
 }
 
 fn ms(time: Duration) -> f64 {

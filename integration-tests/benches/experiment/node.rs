@@ -111,11 +111,10 @@ fn native(house: &House) -> anyhow::Result<()> {
     let runs = told["nodes"][0]["runs"].as_array().context("runs")?;
     ensure!(runs.len() == TASKS && runs.iter().all(|run| run["state"] == "succeeded"), "{told}");
     let at = |n: usize, name: &str| runs[n][name].as_f64().unwrap_or_default();
-    let between = (1..TASKS).map(|n| at(n, "started_at") - at(n - 1, "ended_at")).sum::<f64>() / (TASKS - 1) as f64;
     let whole = (at(TASKS - 1, "ended_at") - at(0, "started_at")) / TASKS as f64;
-    let what = "overhead between native tasks, from an end to the next begin";
-    line(what, between, "ms", &Wanted::less((1005.0, 1005.0), 5.0));
-    line("a native task that does nothing, all told", whole, "ms", &Wanted::less((1005.0, 1005.0), 20.0));
+    // Begin and end are told in whole milliseconds, too coarse for the gap between two tasks: all of it is counted.
+    let what = format!("a native task that does nothing, all told, one of {TASKS}");
+    line(&what, whole, "ms", &Wanted::less((1005.0, 1005.0), 5.0));
     Ok(())
 }
 

@@ -49,8 +49,14 @@ impl Experiments {
         until: &Until,
         wait: Duration,
     ) -> Refusable<FlagValues> {
-        let experiment = self.find(&mut *self.fleet.db.read().await?, owner, name).await?;
-        let found = await_flag(&self.fleet.db, &experiment.id, flag, until, wait).await?;
+        let mut conn = self.fleet.db.read().await?;
+        let experiment = self.find(&mut conn, owner, name).await?;
+        let found = if wait.is_zero() {
+            store::fetch_flag(&mut conn, &experiment.id, flag).await?
+        } else {
+            drop(conn);
+            await_flag(&self.fleet.db, &experiment.id, flag, until, wait).await?
+        };
         found.ok_or_else(|| Refusal::NoFlag(flag.into(), name.into()))
     }
 

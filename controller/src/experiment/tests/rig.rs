@@ -145,7 +145,8 @@ impl Rig {
     /// A round of a house that keeps environments for so long after their last use, milliseconds.
     pub async fn round_keeping(&self, keep: i64) {
         let keep_environments = Some(keep);
-        let mut reconcile = Reconcile { experiments: self.experiments.clone(), here_since: 0, forgot: None, keep_environments };
+        let mut reconcile =
+            Reconcile { experiments: self.experiments.clone(), here_since: 0, forgot: None, keep_environments };
         assert_eq!(reconcile.reconcile().await.expect("a round").failed, []);
     }
 
