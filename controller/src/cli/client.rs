@@ -69,18 +69,13 @@ impl Client {
 
     /// Reads something that is no JSON.
     pub fn text(&self, path: &str) -> Result<String> {
-        let mut answer = self.send(Method::GET, path, None::<&()>, None)?;
-        let text = answer.body_mut().read_to_string();
+        let text = std::io::read_to_string(self.open(path)?);
         text.map_err(|e| Failure::new(Failure::UNREACHABLE, format!("the answer broke off: {e}")))
     }
 
-    /// Reads something into a file; gives its bytes.
-    pub fn download(&self, path: &str, file: &std::path::Path) -> Result<u64> {
-        let answer = self.send(Method::GET, path, None::<&()>, None)?;
-        let mut to = std::fs::File::create(file)
-            .map_err(|e| Failure::failed(format!("{} cannot be written: {e}", file.display())))?;
-        let copied = std::io::copy(&mut answer.into_body().into_reader(), &mut to);
-        copied.map_err(|e| Failure::new(Failure::UNREACHABLE, format!("{} is not whole: {e}", file.display())))
+    /// Asks for something to be read piece by piece.
+    pub fn open(&self, path: &str) -> Result<impl std::io::Read + use<>> {
+        Ok(self.send(Method::GET, path, None::<&()>, None)?.into_body().into_reader())
     }
 
     /// Reads a list whole, page by page where it comes in pages.

@@ -36,9 +36,10 @@ pub use service::{Experiments, User};
 
 use std::collections::BTreeMap;
 
+use self::connector::gateway::{Beats, Gateway};
 use crate::{
     domain::{Context, Domain, Entry, Loop},
-    platform::wake::AGENTS,
+    platform::wake::{AGENTS, Activator},
     web::{NavItem, Role},
 };
 
@@ -59,15 +60,17 @@ fn open(context: &Context) -> Domain {
     };
     let postprocess = Postprocess { experiments: experiments.clone(), under_way: BTreeMap::new() };
     let calls = Calls::new(experiments.clone());
-    let gateway = connector::gateway::routes(experiments.clone());
+    let gateway = Gateway::new(experiments.clone());
+    let beats = Beats { gateway: gateway.clone() };
     let api = api::Api { experiments, access: context.access.clone() };
     Domain {
-        routes: netunicorn::routes(api.clone()).merge(gateway).merge(api::routes(api.clone())),
+        routes: netunicorn::routes(api.clone()).merge(gateway.routes()).merge(api::routes(api.clone())),
         pages: pages::routes(api.clone()),
         nav: vec![NavItem { label: "Experiments", href: "/experiments", role: Role::Viewer }],
         cards: vec![pages::card(api)],
         loops: vec![
             Loop::new("experiment", reconcile, context.db.wake().listen(&["experiment", AGENTS])),
+            Loop::new("gateway", beats, Activator::default()),
             Loop::new("connector", calls, context.db.wake().listen(&[connector::reconcile::TOPIC])),
             Loop::new("experiment-postprocess", postprocess, context.db.wake().listen(&["experiment"])),
         ],

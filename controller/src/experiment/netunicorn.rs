@@ -4,7 +4,7 @@
 //! purpose, a test holds the list. Errors become its answers here and nowhere else: a domain's refusal is a JSON string
 //! with status 400, a failed log-in `{"detail": …}` with 401, a body of the wrong shape `{"detail": […]}` with 422.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
 use axum::{
     Json,
@@ -12,11 +12,13 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
-use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts};
 use jiff::Timestamp;
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::{
+    Value, json,
+    value::{RawValue, to_raw_value},
+};
 
 use super::{
     api::Api,
@@ -199,14 +201,14 @@ async fn experiments(
     State(api): State<Api>,
     Query(shown): Query<Shown>,
     known: Known,
-) -> Answer<Json<Map<String, Value>>> {
+) -> Answer<Json<BTreeMap<String, Box<RawValue>>>> {
     let mut conn = api.experiments.fleet.db.read().await?;
     let filter = store::Filter { owner: Some(known.user.name.clone()), ..store::Filter::default() };
     let told = told(&mut conn, &shown, &known.user).await?;
-    let mut all = Map::new();
+    let mut all = BTreeMap::new();
     for row in store::experiments(&mut conn, &filter, MAX_LISTED).await? {
         let name = row.name.clone();
-        all.insert(name, information(api.experiments.detail(&mut conn, row, told).await?));
+        all.insert(name, information(&api.experiments.detail(&mut conn, row, told).await?)?);
     }
     Ok(Json(all))
 }
@@ -216,12 +218,12 @@ async fn experiment(
     Path(name): Path<String>,
     Query(shown): Query<Shown>,
     known: Known,
-) -> Answer<Json<Value>> {
+) -> Answer<Json<Box<RawValue>>> {
     let experiments = &api.experiments;
     let mut conn = experiments.fleet.db.read().await?;
     let row = experiments.find(&mut conn, &known.user.name, &name).await?;
     let told = told(&mut conn, &shown, &known.user).await?;
-    Ok(Json(information(experiments.detail(&mut conn, row, told).await?)))
+    Ok(Json(information(&experiments.detail(&mut conn, row, told).await?)?))
 }
 
 async fn prepare(
@@ -378,59 +380,104 @@ fn python_time(at: Option<i64>) -> String {
 
 // === what clients read ===
 
-/// What a client knows of an experiment: `ExperimentExecutionInformation`.
-fn information(detail: Detail) -> Value {
-    let Detail { row, status, deployments } = detail;
-    let (deployments, results): (Vec<_>, Vec<_>) = deployments.iter().map(deployment).unzip();
-    let result = match status {
-        Status::Preparing | Status::Ready => Value::Null,
-        Status::Failed => json!(row.why),
-        Status::Running | Status::Cancelling | Status::Finished | Status::Cancelled => results.into(),
+/// What a client knows of an experiment: `ExperimentExecutionInformation`. Stored documents are carried as they are: most
+/// of the time of a large answer would be spent on taking them apart.
+fn information(detail: &Detail) -> Answer<Box<RawValue>> {
+    let documents = detail.deployments.iter().map(|seen| Document::of(&seen.row, seen.graph.as_deref()));
+    let documents = documents.collect::<Result<Vec<_>, _>>()?;
+    let execution_result = match detail.status {
+        Status::Preparing | Status::Ready => Outcomes::None,
+        Status::Failed => Outcomes::Why(&detail.row.why),
+        Status::Running | Status::Cancelling | Status::Finished | Status::Cancelled => {
+            let pairs = detail.deployments.iter().zip(&documents);
+            Outcomes::Each(pairs.map(|(seen, document)| Ended::of(seen, document)).collect())
+        }
     };
-    let context: Value = serde_json::from_str(&row.context).unwrap_or_default();
-    json!({
-        "status": status.number(),
-        "experiment": {"deployment_map": deployments, "deployment_context": context},
-        "execution_result": result,
-    })
+    let deployment_context: &RawValue = serde_json::from_str(&detail.row.context).map_err(Error::internal)?;
+    let information = Information {
+        status: detail.status.number(),
+        experiment: Asked { deployment_map: &documents, deployment_context },
+        execution_result,
+    };
+    Ok(to_raw_value(&information).map_err(Error::internal)?)
+}
+
+#[derive(Serialize)]
+struct Information<'a> {
+    status: u8,
+    experiment: Asked<'a>,
+    execution_result: Outcomes<'a>,
+}
+
+#[derive(Serialize)]
+struct Asked<'a> {
+    deployment_map: &'a [Document<'a>],
+    deployment_context: &'a RawValue,
+}
+
+/// What came of an experiment: nothing yet, why it failed, or each deployment's end.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Outcomes<'a> {
+    None,
+    Why(&'a str),
+    Each(Vec<Ended<'a>>),
 }
 
 /// What clients and connectors know of a deployment: `Deployment`.
-pub fn document(row: &DeploymentRow, graph: Option<&[u8]>) -> Value {
-    Value::Object(told_of(row, Value::String(encoded(graph))))
+#[derive(Serialize)]
+pub struct Document<'a> {
+    /// What was asked for, but for what changes.
+    #[serde(flatten)]
+    asked: BTreeMap<Cow<'a, str>, &'a RawValue>,
+    prepared: bool,
+    error: Option<&'a str>,
+    #[serde(serialize_with = "as_base64")]
+    execution_graph: Option<&'a [u8]>,
 }
 
-fn told_of(row: &DeploymentRow, graph: Value) -> Map<String, Value> {
-    let mut document: Map<String, Value> = serde_json::from_str(&row.document).unwrap_or_default();
-    let has_failed = Outcome::from_word(&row.outcome).is_some_and(|o| o != Outcome::Succeeded);
-    let is_refused = has_failed && row.started_at.is_none();
-    document.insert("prepared".into(), json!(row.deployed_at.is_some()));
-    document.insert("error".into(), if is_refused { json!(row.message) } else { Value::Null });
-    document.insert("execution_graph".into(), graph);
-    document
+/// What a deployment came to: `DeploymentExecutionResult`.
+#[derive(Serialize)]
+struct Ended<'a> {
+    node: Option<&'a RawValue>,
+    #[serde(serialize_with = "as_base64")]
+    execution_graph: Option<&'a [u8]>,
+    result: Option<String>,
+    error: Option<&'a str>,
 }
 
-/// The same, and what a deployment came to: `DeploymentExecutionResult`.
-fn deployment(seen: &Seen) -> (Value, Value) {
-    let graph = Value::String(encoded(seen.graph.as_deref()));
-    let document = told_of(&seen.row, graph.clone());
-    let failed = seen.stage == Stage::Ended && seen.outcome != Some(Outcome::Succeeded);
-    let native = || {
-        let is_native = !seen.row.pipeline.is_empty() && !seen.runs.is_empty();
-        is_native.then(|| pickle::result(!failed, &seen.runs).into())
-    };
-    let bytes: Option<Bytes> = seen.result.clone().or_else(native);
-    let result = Map::from_iter([
-        ("node".to_owned(), document.get("node").cloned().unwrap_or_default()),
-        ("execution_graph".to_owned(), graph),
-        ("result".to_owned(), bytes.map_or(Value::Null, |bytes| Value::String(BASE64_STANDARD.encode(bytes)))),
-        ("error".to_owned(), if failed { json!(seen.row.message) } else { Value::Null }),
-    ]);
-    (Value::Object(document), Value::Object(result))
+impl<'a> Document<'a> {
+    /// A deployment, with its graph where it is told.
+    pub fn of(row: &'a DeploymentRow, graph: Option<&'a [u8]>) -> Result<Self, Error> {
+        let mut asked: BTreeMap<Cow<'a, str>, &'a RawValue> =
+            serde_json::from_str(&row.document).map_err(Error::internal)?;
+        asked.retain(|key, _| !matches!(key.as_ref(), "prepared" | "error" | "execution_graph"));
+        let has_failed = Outcome::from_word(&row.outcome).is_some_and(|o| o != Outcome::Succeeded);
+        let is_refused = has_failed && row.started_at.is_none();
+        let error = is_refused.then_some(row.message.as_str());
+        Ok(Self { asked, prepared: row.deployed_at.is_some(), error, execution_graph: graph })
+    }
 }
 
-fn encoded(bytes: Option<&[u8]>) -> String {
-    bytes.map(|bytes| BASE64_STANDARD.encode(bytes)).unwrap_or_default()
+impl<'a> Ended<'a> {
+    fn of(seen: &'a Seen, document: &Document<'a>) -> Self {
+        let failed = seen.stage == Stage::Ended && seen.outcome != Some(Outcome::Succeeded);
+        let native = || {
+            let is_native = !seen.row.pipeline.is_empty() && !seen.runs.is_empty();
+            is_native.then(|| BASE64_STANDARD.encode(pickle::result(!failed, &seen.runs)))
+        };
+        Self {
+            node: document.asked.get("node").copied(),
+            execution_graph: document.execution_graph,
+            result: seen.result.as_ref().map(|bytes| BASE64_STANDARD.encode(bytes)).or_else(native),
+            error: failed.then_some(seen.row.message.as_str()),
+        }
+    }
+}
+
+/// Bytes in base64; without any, empty text.
+fn as_base64<S: serde::Serializer>(bytes: &Option<&[u8]>, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&bytes.map(|bytes| BASE64_STANDARD.encode(bytes)).unwrap_or_default())
 }
 
 /// Whether graphs are told: what the request says, else what the user wants.

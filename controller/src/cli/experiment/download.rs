@@ -51,7 +51,7 @@ fn save_node(client: &Client, folder: &Path, node: &DeploymentView) -> Result<(V
     let mut fetch = |path: &str, to: &Path| -> Result<String> {
         let file = folder.join(to);
         make(file.parent().unwrap_or(folder))?;
-        saved.1 += client.download(path, &file)?;
+        saved.1 += download(client, path, &file)?;
         saved.0 += 1;
         Ok(to.display().to_string())
     };
@@ -90,4 +90,13 @@ fn make(folder: &Path) -> Result {
 fn safe(name: &str) -> String {
     let kept: String = name.chars().map(|c| if c.is_control() || matches!(c, '/' | '\\') { '_' } else { c }).collect();
     if kept.chars().all(|c| c == '.') { format!("_{kept}") } else { kept }
+}
+
+/// Reads something into a file; gives its bytes.
+fn download(client: &Client, path: &str, file: &Path) -> Result<u64> {
+    let mut from = client.open(path)?;
+    let mut to =
+        fs::File::create(file).map_err(|e| Failure::failed(format!("{} cannot be written: {e}", file.display())))?;
+    let copied = std::io::copy(&mut from, &mut to);
+    copied.map_err(|e| Failure::new(Failure::UNREACHABLE, format!("{} is not whole: {e}", file.display())))
 }

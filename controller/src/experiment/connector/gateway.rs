@@ -5,7 +5,7 @@
 //! executors and flags of its own connector, and nothing else.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -38,7 +38,13 @@ use crate::{
         service::{Experiments, await_flag, change_flag, posted_by, stage_of},
         store::{self as experiments, DeploymentRow},
     },
-    platform::{blobs::Blobs, db::clean, events::Actor, id},
+    platform::{
+        blobs::{Blobs, Held},
+        db::{Tx, clean},
+        events::Actor,
+        id,
+        reconcile::Reconciler,
+    },
     web::{Policy, Query, Routes, body},
 };
 
@@ -57,13 +63,47 @@ const LONG: usize = 256 * 1024;
 /// What is thrown away is told of once in this time.
 const SELDOM: Duration = Duration::from_secs(60);
 
+/// What is known of who asks is believed for this long: executors ask often, and nothing is decided by it for good.
+const BELIEVED: Duration = Duration::from_secs(1);
+
+/// Answers remembered at most.
+const MAX_KNOWN: usize = 10_000;
+
+/// Heartbeats that are not written yet, bytes in all; more are written before they are answered.
+const MAX_BEATS: usize = 64 << 20;
+
+/// Heartbeats written in one transaction.
+const BEATS: usize = 100;
+
 /// What the handlers share.
 #[derive(Debug, Clone)]
 pub struct Gateway {
     experiments: Experiments,
     hold: Duration,
     thrown: Arc<Mutex<BTreeMap<String, (u64, Instant)>>>,
+    connectors: Recent<Option<String>>,
+    flaggers: Recent<bool>,
+    verdicts: Recent<Verdict>,
+    beats: Arc<Mutex<BTreeMap<String, Report>>>,
 }
+
+/// Writes the newest heartbeat of each executor. They tell how far it is: one that is lost with its controller is followed
+/// by the next, and the last report is written before it is answered.
+#[derive(Debug)]
+pub struct Beats {
+    /// Where they are.
+    pub gateway: Gateway,
+}
+
+/// Whether a report is taken, or why it is thrown away.
+type Verdict = std::result::Result<(), &'static str>;
+
+/// What is thrown away because nobody is known by it.
+const NOBODYS: &str = "it is no executor of this connector";
+
+/// Answers of a moment ago, by question.
+#[derive(Debug)]
+struct Recent<T>(Arc<Mutex<HashMap<String, (Instant, T)>>>);
 
 /// A report as it is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +112,8 @@ struct Report {
     results: Bytes,
     is_final: bool,
     too_long: bool,
+    /// When it came, milliseconds since the Unix epoch.
+    at: i64,
 }
 
 #[derive(Deserialize)]
@@ -105,18 +147,82 @@ fn one() -> i64 {
     1
 }
 
-/// The routes, below `/netunicorn/gateway`.
-pub fn routes(experiments: Experiments) -> Routes {
-    holding(experiments, HOLD)
+// === impl Recent ===
+
+impl<T> Default for Recent<T> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
 }
 
-/// The same with another patience.
-pub fn holding(experiments: Experiments, hold: Duration) -> Routes {
-    Gateway::routes(Gateway { experiments, hold, thrown: Arc::default() })
+impl<T> Clone for Recent<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
 }
+
+impl<T: Clone> Recent<T> {
+    /// The answer to a question, asked anew where the last one is too old.
+    async fn get(&self, question: &str, ask: impl Future<Output = Result<T>>) -> Result<T> {
+        let now = Instant::now();
+        if let Some((at, answer)) = self.lock().get(question)
+            && now - *at < BELIEVED
+        {
+            return Ok(answer.clone());
+        }
+        let answer = ask.await?;
+        let mut known = self.lock();
+        if known.len() >= MAX_KNOWN {
+            known.retain(|_, (at, _)| now.saturating_duration_since(*at) < BELIEVED);
+        }
+        if known.len() < MAX_KNOWN {
+            known.insert(question.to_owned(), (now, answer.clone()));
+        }
+        Ok(answer)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, (Instant, T)>> {
+        self.0.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+// === impl Beats ===
+
+impl Reconciler for Beats {
+    type Status = std::result::Result<usize, String>;
+    const PERIOD: Duration = Duration::from_secs(1);
+
+    async fn reconcile(&mut self) -> Self::Status {
+        self.gateway.write_beats().await.map_err(|error| {
+            tracing::error!(%error, "heartbeats could not be written; the next round tries again");
+            error.to_string()
+        })
+    }
+}
+
+// === impl Gateway ===
 
 impl Gateway {
-    fn routes(gateway: Self) -> Routes {
+    /// The gateway of a house.
+    pub fn new(experiments: Experiments) -> Self {
+        Self::holding(experiments, HOLD)
+    }
+
+    /// The same with another patience.
+    pub fn holding(experiments: Experiments, hold: Duration) -> Self {
+        Self {
+            experiments,
+            hold,
+            thrown: Arc::default(),
+            connectors: Recent::default(),
+            flaggers: Recent::default(),
+            verdicts: Recent::default(),
+            beats: Arc::default(),
+        }
+    }
+
+    /// The routes, below `/netunicorn/gateway`.
+    pub fn routes(self) -> Routes {
         let open = Policy::public();
         let report = open.body_limit(MAX_READ);
         let (get, post) = (Method::GET, Method::POST);
@@ -154,13 +260,14 @@ impl Gateway {
                 refuse,
                 decrement,
             )
-            .with_state(gateway)
+            .with_state(self)
     }
 
     /// The connector whose executors know this secret.
     async fn connector(&self, secret: &str) -> Result<Option<String>> {
-        let digest = hex(&sha256(secret.as_bytes()));
-        store::connector_of(&mut *self.experiments.fleet.db.read().await?, &digest).await
+        let digest = &hex(&sha256(secret.as_bytes()));
+        let ask = async { store::connector_of(&mut *self.experiments.fleet.db.read().await?, digest).await };
+        self.connectors.get(digest, ask).await
     }
 
     /// What is known of an executor of this secret's connector.
@@ -221,49 +328,84 @@ impl Gateway {
         Ok(graph)
     }
 
-    /// Takes a report, or says why it is thrown away.
-    async fn take(&self, secret: &str, report: &Report) -> Result<Result<(), &'static str>> {
-        let experiments = &self.experiments;
-        let Some((row, _)) = self.find(secret, &report.executor).await? else {
-            return Ok(Err("it is no executor of this connector"));
-        };
-        let held = match report.too_long {
-            true => None,
-            false => Some(experiments.blobs.hold(report.results.clone()).await?),
-        };
-        let (held, owner) = (&held, &posted_by(&row));
-        let write = experiments.fleet.db.write(|mut tx| async move {
-            let now = tx.now();
-            let Some(mut remote) = store::lock_remote(&mut tx, &report.executor).await? else {
-                return tx.done(Err("it is no executor of this connector"));
+    /// Takes a report, or says why it is thrown away. The last one is written before it counts as taken.
+    async fn take(&self, secret: &str, report: Report) -> Result<Verdict> {
+        let verdict = self.verdict(secret, &report.executor);
+        if report.is_final {
+            // What came before it says less.
+            self.lock_beats().remove(&report.executor);
+            return match verdict.await? {
+                Ok(()) => Ok(self.write(&[report]).await?.pop().unwrap_or(Ok(()))),
+                refused => Ok(refused),
             };
-            let Some(row) = experiments::fetch_deployment(&mut tx, &ExecutorId(report.executor.clone())).await? else {
-                return tx.done(Err("it is no executor of this connector"));
+        }
+        let question = format!("{secret}/{}", report.executor);
+        if let Err(why) = self.verdicts.get(&question, verdict).await? {
+            return Ok(Err(why));
+        }
+        let is_full = {
+            let mut beats = self.lock_beats();
+            beats.insert(report.executor.clone(), report);
+            beats.values().map(|beat| beat.results.len()).sum::<usize>() > MAX_BEATS
+        };
+        if is_full {
+            self.write_beats().await?;
+        }
+        Ok(Ok(()))
+    }
+
+    /// Whether reports of an executor are taken.
+    async fn verdict(&self, secret: &str, executor: &str) -> Result<Verdict> {
+        Ok(match self.find(secret, executor).await? {
+            Some((row, remote)) => remote.remote()?.takes_report(stage_of(&row)?, row.given_up == 1),
+            None => Err(NOBODYS),
+        })
+    }
+
+    /// Writes the newest heartbeat of each executor. Gives how many there were.
+    pub async fn write_beats(&self) -> Result<usize> {
+        let mut count = 0;
+        loop {
+            let beats: Vec<_> = {
+                let mut beats = self.lock_beats();
+                std::iter::from_fn(|| beats.pop_first()).take(BEATS).map(|(_, beat)| beat).collect()
             };
-            if let Err(why) = remote.remote()?.takes_report(stage_of(&row)?, row.given_up == 1) {
-                return tx.done(Err(why));
+            if beats.is_empty() {
+                return Ok(count);
             }
-            let is_first = remote.heard_at.is_none();
-            remote.heard_at = Some(now);
-            remote.too_long = i64::from(report.too_long);
-            Blobs::forget(&mut tx, owner).await?;
-            remote.result = match held {
-                Some(held) => {
-                    Blobs::keep(&mut tx, std::slice::from_ref(held), owner).await?;
-                    held.digest.clone()
+            count += beats.len();
+            if let Err(error) = self.write(&beats).await {
+                let mut newer = self.lock_beats();
+                for beat in beats {
+                    newer.entry(beat.executor.clone()).or_insert(beat);
                 }
-                None => String::new(),
-            };
-            if report.is_final {
-                remote.final_at = Some(now);
+                return Err(error);
             }
-            store::save_heard(&mut tx, &remote).await?;
-            if report.is_final || is_first {
-                tx.wake("experiment");
+        }
+    }
+
+    /// Writes reports, each unless its executor has ended meanwhile.
+    async fn write(&self, reports: &[Report]) -> Result<Vec<Verdict>> {
+        let mut held = Vec::with_capacity(reports.len());
+        for report in reports {
+            held.push(match report.too_long {
+                true => None,
+                false => Some(self.experiments.blobs.hold(report.results.clone()).await?),
+            });
+        }
+        let held = &held;
+        let write = self.experiments.fleet.db.write(|mut tx| async move {
+            let mut verdicts = Vec::with_capacity(reports.len());
+            for (report, held) in reports.iter().zip(held) {
+                verdicts.push(write_report(&mut tx, report, held.as_ref()).await?);
             }
-            tx.done(Ok(()))
+            tx.done(verdicts)
         });
         write.await
+    }
+
+    fn lock_beats(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Report>> {
+        self.beats.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// Tells of what was thrown away, seldom, since whoever sends it may send it again and again.
@@ -303,8 +445,9 @@ impl Gateway {
     /// Whether an experiment's flags may be seen under a secret: by whom. None otherwise.
     async fn flagger(&self, secret: &str, experiment: &str) -> Result<Option<String>> {
         let Some(connector) = self.connector(secret).await? else { return Ok(None) };
-        let mut conn = self.experiments.fleet.db.read().await?;
-        let is_its_own = store::has_executor(&mut conn, experiment, &connector).await?;
+        let ask =
+            async { store::has_executor(&mut *self.experiments.fleet.db.read().await?, experiment, &connector).await };
+        let is_its_own = self.flaggers.get(&format!("{connector}/{experiment}"), ask).await?;
         Ok(is_its_own.then(|| subject(&connector)))
     }
 
@@ -323,6 +466,34 @@ impl Gateway {
             Err(error) => refuse(false, error),
         }
     }
+}
+
+/// Writes one report.
+async fn write_report(tx: &mut Tx, report: &Report, held: Option<&Held>) -> Result<Verdict> {
+    let Some(mut remote) = store::lock_remote(tx, &report.executor).await? else { return Ok(Err(NOBODYS)) };
+    let row = experiments::fetch_deployment(tx, &ExecutorId(report.executor.clone())).await?;
+    let Some(row) = row else { return Ok(Err(NOBODYS)) };
+    if let Err(why) = remote.remote()?.takes_report(stage_of(&row)?, row.given_up == 1) {
+        return Ok(Err(why));
+    }
+    let is_first = remote.heard_at.is_none();
+    remote.heard_at = remote.heard_at.max(Some(report.at));
+    remote.too_long = i64::from(report.too_long);
+    let owner = posted_by(&row);
+    Blobs::forget(tx, &owner).await?;
+    remote.result = String::new();
+    if let Some(held) = held {
+        Blobs::keep(tx, std::slice::from_ref(held), &owner).await?;
+        remote.result.clone_from(&held.digest);
+    }
+    if report.is_final {
+        remote.final_at = Some(report.at);
+    }
+    store::save_heard(tx, &remote).await?;
+    if report.is_final || is_first {
+        tx.wake("experiment");
+    }
+    Ok(Ok(()))
 }
 
 // === handlers ===
@@ -348,10 +519,11 @@ async fn result(State(gateway): State<Gateway>, Path(secret): Path<String>, requ
         Err(error) => return put_off(&error).await,
     };
     let (executor, discarded) = match read(request.into_body(), limit).await {
-        Ok(report) => {
-            let done = gateway.take(&secret, &report).await;
-            match done {
-                Ok(taken) => (report.executor, taken.err()),
+        Ok(mut report) => {
+            report.at = gateway.experiments.fleet.db.clock().now();
+            let executor = report.executor.clone();
+            match gateway.take(&secret, report).await {
+                Ok(taken) => (executor, taken.err()),
                 Err(error) => return put_off(&error).await,
             }
         }
@@ -477,7 +649,7 @@ fn report_of(body: &[u8]) -> std::result::Result<Report, &'static str> {
     let results = BASE64_STANDARD.decode(results.trim()).map_err(|_| "its results are not base64")?;
     // Without a state it counts as the last one, as with netunicorn.
     let is_final = post.state.is_none_or(|state| state >= 2);
-    Ok(Report { executor: clean(&post.executor_id), results: results.into(), is_final, too_long: false })
+    Ok(Report { executor: clean(&post.executor_id), results: results.into(), is_final, too_long: false, at: 0 })
 }
 
 /// Whose a report is of which only the begin was kept: executors write their id first.
@@ -485,7 +657,7 @@ fn too_long_of(begin: &[u8]) -> Option<Report> {
     let text = String::from_utf8_lossy(begin);
     let (_, rest) = text.split_once("\"executor_id\"")?;
     let executor = rest.trim_start_matches([':', ' ']).strip_prefix('"')?.split('"').next()?;
-    Some(Report { executor: clean(executor), results: Bytes::new(), is_final: true, too_long: true })
+    Some(Report { executor: clean(executor), results: Bytes::new(), is_final: true, too_long: true, at: 0 })
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     experiment::{
-        netunicorn::document,
+        netunicorn::Document,
         service::Experiments,
         store::{self as experiments, DeploymentRow},
     },
@@ -298,12 +298,14 @@ impl Calls {
         let body = match question.verb {
             Verb::Stop => {
                 let stop = |row: &DeploymentRow| json!({"executor_id": row.id, "node_name": row.node_name});
-                json!(rows.iter().map(stop).collect::<Vec<_>>())
+                json!(rows.iter().map(stop).collect::<Vec<_>>()).to_string()
             }
             Verb::Deploy | Verb::Execute | Verb::Cleanup => {
                 let graphs: BTreeSet<_> = rows.iter().map(|row| row.graph.clone()).collect();
                 let graphs = experiments.blobs.read_many(&mut conn, &graphs.into_iter().collect::<Vec<_>>()).await?;
-                rows.iter().map(|row| document(row, graphs.get(&row.graph).map(|graph| &graph[..]))).collect()
+                let graph = |row: &DeploymentRow| graphs.get(&row.graph).map(|graph| &graph[..]);
+                let all = rows.iter().map(|row| Document::of(row, graph(row))).collect::<Result<Vec<_>>>()?;
+                serde_json::to_string(&all).map_err(Error::internal)?
             }
         };
         drop(conn);
@@ -315,7 +317,6 @@ impl Calls {
             _ => told.context,
         };
         let (authentication, context) = (part(&told.authentication, name), part(&context, name));
-        let body = body.to_string();
         Ok(server.work(question.verb, &row.owner, &row.id, body, authentication, context).await)
     }
 

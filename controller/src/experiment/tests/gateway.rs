@@ -14,7 +14,7 @@ use crate::{
     access::Access,
     experiment::{
         connector::{
-            gateway::holding,
+            gateway::Gateway,
             model::{Asked, ConnectorSpec, Verb},
             store,
         },
@@ -30,6 +30,7 @@ const HOLD: Duration = Duration::from_millis(300);
 
 struct Field {
     rig: Rig,
+    gateway: Gateway,
     router: Router,
 }
 
@@ -38,8 +39,9 @@ impl Field {
     async fn new(url: &str) -> Self {
         let rig = Rig::new(url).await;
         let access = Access::cheap(rig.experiments.fleet.db.clone());
-        let router = served(holding(rig.experiments.clone(), HOLD), &rig, &access);
-        let field = Self { rig, router };
+        let gateway = Gateway::holding(rig.experiments.clone(), HOLD);
+        let router = served(gateway.clone().routes(), &rig, &access);
+        let field = Self { rig, gateway, router };
         for name in ["lab", "field"] {
             let spec = ConnectorSpec {
                 url: "http://127.0.0.1:1".into(),
@@ -167,6 +169,7 @@ async fn an_executor_that_is_not_on_an_agent_gets_its_graph_and_its_last_report_
         assert_eq!(stages, [Stage::Running, Stage::Running]);
 
         field.post(&secret, &executors[0], b"so far", 1).await;
+        assert_eq!(field.gateway.write_beats().await.expect("written"), 1);
         let seen = field.rig.detail(&ada, "x").await.deployments;
         assert_eq!(seen[0].result.as_deref(), Some(&b"so far"[..]), "a heartbeat is shown");
         assert_eq!(field.graph(&secret, &executors[0]).await, (200, json!("")), "nothing is run twice");
@@ -182,6 +185,7 @@ async fn an_executor_that_is_not_on_an_agent_gets_its_graph_and_its_last_report_
         field.answers(&executors, Verb::Cleanup, Asked::Done).await;
         assert_eq!(field.graph(&secret, &executors[1]).await, (200, json!("")));
         field.post(&secret, &executors[1], b"resurrected", 1).await;
+        field.gateway.write_beats().await.expect("written");
         assert_eq!(field.rig.detail(&ada, "x").await.status, Status::Finished);
         assert_eq!(field.discarded().await, 1, "told of once, however often");
     }
