@@ -33,8 +33,8 @@ pub struct Client {
 // === impl Client ===
 
 impl Client {
-    /// A client of a home, as an operator whose password it makes.
-    pub fn log_in(address: &str, password: &str) -> anyhow::Result<Self> {
+    /// Clients of a home: its administrator, and an operator whose password it makes.
+    pub fn log_in(address: &str, password: &str) -> anyhow::Result<(Self, Self)> {
         let http = ureq::Agent::config_builder().http_status_as_error(false).build().new_agent();
         let mut client = Self { http, url: format!("http://{address}"), token: String::new() };
         let log_in = |name: &str, password: &str| serde_json::json!({"name": name, "password": password});
@@ -43,8 +43,9 @@ impl Client {
         let ada = "correct horse battery";
         let user = serde_json::json!({"name": "ada", "role": "operator", "password": ada});
         client.ask("POST", "/api/v1/users", Some(&user))?;
-        client.token = of(client.ask("POST", "/api/v1/login", Some(&log_in("ada", ada)))?)?;
-        Ok(client)
+        let token = of(client.ask("POST", "/api/v1/login", Some(&log_in("ada", ada)))?)?;
+        let operator = Self { http: client.http.clone(), url: client.url.clone(), token };
+        Ok((client, operator))
     }
 
     /// Asks, and reads a yes.

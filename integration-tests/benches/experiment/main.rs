@@ -6,6 +6,7 @@
 //! Everything stays on loopback and stops by itself.
 
 mod crowd;
+mod gateway;
 mod home;
 mod http;
 mod node;

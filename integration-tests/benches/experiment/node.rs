@@ -82,7 +82,7 @@ impl House {
         ensure!(joined.status.success(), "{}", home.logs());
         node.start(&home, None);
         let password = fs::read_to_string(home.path("controller/first-admin"))?;
-        let client = Client::log_in(home.url.trim_start_matches("http://"), password.trim())?;
+        let (_, client) = Client::log_in(home.url.trim_start_matches("http://"), password.trim())?;
         client.until("/api/v1/experiment/nodes", |nodes| {
             let node = &nodes[0];
             node["online"] == true && node["environments"].as_array().is_some_and(|all| !all.is_empty())
