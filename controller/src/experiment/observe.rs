@@ -7,7 +7,7 @@ use muster_proto::{KIND_EXPERIMENT_DEPLOYMENT, KIND_EXPERIMENT_EXECUTOR};
 use super::{
     connector::{self, store::RemoteRow},
     environment::{self, EnvironmentRow, Provision},
-    model::{FLEET, Stage},
+    model::{FLEET, Outcome, Stage},
     moving,
     node::Placed,
     plan::{Seen, Snapshot, Told},
@@ -66,7 +66,7 @@ pub async fn observe(conn: &mut Conn, row: &ExperimentRow, here_since: i64, now:
     for row in rows {
         let stage = stage_of(&row)?;
         let (told, left, away_since) = match said.remotes.get(&row.id) {
-            Some(remote) => of_connector(&row, stage, remote)?,
+            Some(remote) => of_connector(stage, remote)?,
             None => of_agent(conn, &row, &said, now).await?,
         };
         let environment = environments.get(&row.environment_digest);
@@ -78,7 +78,10 @@ pub async fn observe(conn: &mut Conn, row: &ExperimentRow, here_since: i64, now:
             keep_alive: row.keep_alive_minutes * 60_000,
             lease_ended: left.as_ref().is_some_and(|left| left.lease_ended),
             takers: None,
-            provision: environment.map_or(Provision::There, EnvironmentRow::provision),
+            provision: match &row.agent_id {
+                None if row.connector == FLEET => Provision::Failed(Outcome::Lost.sentence().into()),
+                _ => environment.map_or(Provision::There, EnvironmentRow::provision),
+            },
             told,
         });
         let saved = environment.and_then(EnvironmentRow::saved);
@@ -97,11 +100,11 @@ pub async fn observe(conn: &mut Conn, row: &ExperimentRow, here_since: i64, now:
 /// What is told of a deployment, what its executor left, and since when its node is away.
 type Known = (Told, Option<Left>, Option<i64>);
 
-fn of_connector(row: &DeploymentRow, stage: Stage, known: &RemoteRow) -> Result<Known> {
+fn of_connector(stage: Stage, known: &RemoteRow) -> Result<Known> {
     let remote = known.remote()?;
     let results = (!known.result.is_empty()).then(|| wire::Bytes::Blob(known.result.clone(), 0));
     let left = results.map(|results| Left { results: Some(results), runs: Vec::new(), lease_ended: false });
-    Ok((remote.told(stage, row.given_up == 1), left, remote.silent_since(stage)))
+    Ok((remote.told(stage), left, remote.silent_since(stage)))
 }
 
 async fn of_agent(conn: &mut Conn, row: &DeploymentRow, said: &Said, now: i64) -> Result<Known> {

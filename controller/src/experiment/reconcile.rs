@@ -127,6 +127,7 @@ impl Reconcile {
             .db
             .write(|mut tx| async move {
                 let Some(mut row) = store::lock_by_id(&mut tx, id).await? else { return tx.done(false) };
+                connector::store::lock_remotes(&mut tx, &row.id).await?;
                 let now = tx.now();
                 let mut observation = observe(&mut tx, &row, self.here_since, now).await?;
                 let actions = plan::plan(&observation.snapshot);

@@ -91,7 +91,11 @@ impl Programs {
         let mut found = Vec::new();
         let mut entries = tokio::fs::read_dir(folder).await?;
         while let Some(entry) = entries.next_entry().await? {
-            let about = tokio::fs::metadata(entry.path()).await?;
+            let about = match tokio::fs::metadata(entry.path()).await {
+                // A link to nothing, or a file that was there a moment ago.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                about => about?,
+            };
             let is_hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
             if about.is_file() && about.permissions().mode() & 0o111 != 0 && !is_hidden {
                 found.push(entry.path());

@@ -47,6 +47,9 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(250);
 /// Path of the API's description for people, the one place with scripts of others.
 pub const DOCS: &str = "/api/docs";
 
+/// Below this path stands a secret.
+const BY_SECRET: &str = "/netunicorn/gateway/";
+
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Puts everything around the routes that each request passes: request id, trace, panics, problems, the gate.
@@ -54,8 +57,10 @@ pub fn dress(router: Router, gate: Arc<Gate>) -> Router {
     let clock = gate.db.clock().clone();
     let trace = TraceLayer::new_for_http().make_span_with(|request: &Request| {
         let id = request.headers().get(&REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
-        // The query may hold what is nobody's business.
-        tracing::debug_span!("request", id, method = %request.method(), path = request.uri().path())
+        // The query may hold what is nobody's business, and so may what stands below this.
+        let path = request.uri().path();
+        let path = if path.starts_with(BY_SECRET) { BY_SECRET } else { path };
+        tracing::debug_span!("request", id, method = %request.method(), path)
     });
     router
         .fallback(page::nothing)

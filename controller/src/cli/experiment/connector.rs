@@ -43,10 +43,10 @@ pub(super) enum Connector {
         /// What the server is told when it begins; without any, what was given before stays
         #[arg(long, value_name = "KEY=VALUE")]
         init: Vec<String>,
-        /// Where its executors reach this controller, if not where people reach the console
-        #[arg(long, value_name = "URL", default_value = "", hide_default_value = true)]
-        gateway: String,
-        /// File with the authorities that its certificate may come from
+        /// Where its executors reach this controller, if not where people reach the console; "" for that again
+        #[arg(long, value_name = "URL")]
+        gateway: Option<String>,
+        /// File with the authorities that its certificate may come from; without it they stay as they are
         #[arg(long, value_name = "FILE")]
         ca_file: Option<PathBuf>,
         /// Keep it and ask it nothing
@@ -94,7 +94,7 @@ impl Connector {
                     api_key: api_key.trim().into(),
                     init: (!init.is_empty()).then(|| parameters(init)).transpose()?,
                     gateway: gateway.clone(),
-                    ca_pem: ca_file.as_ref().map(read).transpose()?.unwrap_or_default(),
+                    ca_pem: ca_file.as_ref().map(read).transpose()?,
                     enabled: !off,
                 };
                 let saved: ConnectorView = client.put(&format!("{CONNECTORS}/{}", encoded(name)), &spec, None)?;

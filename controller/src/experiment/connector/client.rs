@@ -128,7 +128,8 @@ impl Server {
             200..300 => Ok(answer.body),
             status => {
                 let why = format!("it answered {status}: {}", brief(&answer.body));
-                let is_refused = (400..500).contains(&status) || status == 503;
+                // Others may come from somebody between, or after a part was done.
+                let is_refused = matches!(status, 401 | 403 | 404 | 405 | 413 | 422);
                 Err(if is_refused { Fault::NotTaken(why) } else { Fault::Unsure(why) })
             }
         }

@@ -4,27 +4,35 @@
 //! and who asks for a graph that is not there waits and is then sent away with an empty one. Who shows a secret reaches the
 //! executors and flags of its own connector, and nothing else.
 
+mod recent;
+mod report;
+
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use axum::{
     Json,
-    body::Body,
     extract::{Path, Request, State},
     response::{IntoResponse, Response},
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
-use futures::StreamExt;
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, header};
 use muster_pki::{hex, sha256};
 use serde::Deserialize;
 use serde_json::json;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep_until, timeout_at},
+};
 
+use self::{
+    recent::Recent,
+    report::{NOBODYS, Report, known_id, read},
+};
 use super::{
     model::Graph,
     service::subject,
@@ -57,20 +65,17 @@ const MAX_REPORT: usize = 32 << 20;
 /// What is read of a longer one, so that its sender hears that it was taken, bytes.
 const MAX_READ: usize = 1 << 30;
 
-/// Reports of more bytes are read beside the runtime.
-const LONG: usize = 256 * 1024;
-
 /// What is thrown away is told of once in this time.
 const SELDOM: Duration = Duration::from_secs(60);
 
-/// What is known of who asks is believed for this long: executors ask often, and nothing is decided by it for good.
-const BELIEVED: Duration = Duration::from_secs(1);
-
-/// Answers remembered at most.
-const MAX_KNOWN: usize = 10_000;
-
 /// Heartbeats that are not written yet, bytes in all; more are written before they are answered.
 const MAX_BEATS: usize = 64 << 20;
+
+/// Memory for all reports that are being read, KiB; more wait.
+const ROOM: usize = 512 * 1024;
+
+/// A report lies in memory as it came, as text, and as its bytes.
+const COPIES: usize = 3;
 
 /// Heartbeats written in one transaction.
 const BEATS: usize = 100;
@@ -85,6 +90,7 @@ pub struct Gateway {
     flaggers: Recent<bool>,
     verdicts: Recent<Verdict>,
     beats: Arc<Mutex<BTreeMap<String, Report>>>,
+    room: Arc<Semaphore>,
 }
 
 /// Writes the newest heartbeat of each executor. They tell how far it is: one that is lost with its controller is followed
@@ -97,31 +103,6 @@ pub struct Beats {
 
 /// Whether a report is taken, or why it is thrown away.
 type Verdict = std::result::Result<(), &'static str>;
-
-/// What is thrown away because nobody is known by it.
-const NOBODYS: &str = "it is no executor of this connector";
-
-/// Answers of a moment ago, by question.
-#[derive(Debug)]
-struct Recent<T>(Arc<Mutex<HashMap<String, (Instant, T)>>>);
-
-/// A report as it is read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Report {
-    executor: String,
-    results: Bytes,
-    is_final: bool,
-    too_long: bool,
-    /// When it came, milliseconds since the Unix epoch.
-    at: i64,
-}
-
-#[derive(Deserialize)]
-struct Post {
-    executor_id: String,
-    results: Option<String>,
-    state: Option<i64>,
-}
 
 #[derive(Debug, Deserialize)]
 struct Who {
@@ -145,45 +126,6 @@ struct By {
 
 fn one() -> i64 {
     1
-}
-
-// === impl Recent ===
-
-impl<T> Default for Recent<T> {
-    fn default() -> Self {
-        Self(Arc::default())
-    }
-}
-
-impl<T> Clone for Recent<T> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone())
-    }
-}
-
-impl<T: Clone> Recent<T> {
-    /// The answer to a question, asked anew where the last one is too old.
-    async fn get(&self, question: &str, ask: impl Future<Output = Result<T>>) -> Result<T> {
-        let now = Instant::now();
-        if let Some((at, answer)) = self.lock().get(question)
-            && now - *at < BELIEVED
-        {
-            return Ok(answer.clone());
-        }
-        let answer = ask.await?;
-        let mut known = self.lock();
-        if known.len() >= MAX_KNOWN {
-            known.retain(|_, (at, _)| now.saturating_duration_since(*at) < BELIEVED);
-        }
-        if known.len() < MAX_KNOWN {
-            known.insert(question.to_owned(), (now, answer.clone()));
-        }
-        Ok(answer)
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, (Instant, T)>> {
-        self.0.lock().unwrap_or_else(|e| e.into_inner())
-    }
 }
 
 // === impl Beats ===
@@ -218,6 +160,7 @@ impl Gateway {
             flaggers: Recent::default(),
             verdicts: Recent::default(),
             beats: Arc::default(),
+            room: Arc::new(Semaphore::new(ROOM)),
         }
     }
 
@@ -272,9 +215,10 @@ impl Gateway {
 
     /// What is known of an executor of this secret's connector.
     async fn find(&self, secret: &str, executor: &str) -> Result<Option<(DeploymentRow, RemoteRow)>> {
+        let Some(executor) = &known_id(executor) else { return Ok(None) };
         let Some(connector) = self.connector(secret).await? else { return Ok(None) };
         let mut conn = self.experiments.fleet.db.read().await?;
-        let row = experiments::fetch_deployment(&mut conn, &ExecutorId(executor.into())).await?;
+        let row = experiments::fetch_deployment(&mut conn, &ExecutorId(executor.clone())).await?;
         let Some(row) = row.filter(|row| row.connector == connector) else { return Ok(None) };
         Ok(store::remote(&mut conn, executor).await?.map(|remote| (row, remote)))
     }
@@ -332,25 +276,22 @@ impl Gateway {
     async fn take(&self, secret: &str, report: Report) -> Result<Verdict> {
         let verdict = self.verdict(secret, &report.executor);
         if report.is_final {
+            if let Err(why) = verdict.await? {
+                return Ok(Err(why));
+            }
             // What came before it says less.
             self.lock_beats().remove(&report.executor);
-            return match verdict.await? {
-                Ok(()) => Ok(self.write(&[report]).await?.pop().unwrap_or(Ok(()))),
-                refused => Ok(refused),
-            };
+            return Ok(self.write(&[report]).await?.pop().unwrap_or(Ok(())));
         }
         let question = format!("{secret}/{}", report.executor);
         if let Err(why) = self.verdicts.get(&question, verdict).await? {
             return Ok(Err(why));
         }
-        let is_full = {
-            let mut beats = self.lock_beats();
-            beats.insert(report.executor.clone(), report);
-            beats.values().map(|beat| beat.results.len()).sum::<usize>() > MAX_BEATS
-        };
+        let is_full = self.lock_beats().values().map(|beat| beat.results.len()).sum::<usize>() > MAX_BEATS;
         if is_full {
             self.write_beats().await?;
         }
+        self.lock_beats().insert(report.executor.clone(), report);
         Ok(Ok(()))
     }
 
@@ -362,7 +303,7 @@ impl Gateway {
         })
     }
 
-    /// Writes the newest heartbeat of each executor. Gives how many there were.
+    /// Writes the newest heartbeat of each executor. Gives how many there were; those that cannot be written are gone.
     pub async fn write_beats(&self) -> Result<usize> {
         let mut count = 0;
         loop {
@@ -374,13 +315,7 @@ impl Gateway {
                 return Ok(count);
             }
             count += beats.len();
-            if let Err(error) = self.write(&beats).await {
-                let mut newer = self.lock_beats();
-                for beat in beats {
-                    newer.entry(beat.executor.clone()).or_insert(beat);
-                }
-                return Err(error);
-            }
+            self.write(&beats).await?;
         }
     }
 
@@ -444,6 +379,7 @@ impl Gateway {
 
     /// Whether an experiment's flags may be seen under a secret: by whom. None otherwise.
     async fn flagger(&self, secret: &str, experiment: &str) -> Result<Option<String>> {
+        let Some(experiment) = &known_id(experiment) else { return Ok(None) };
         let Some(connector) = self.connector(secret).await? else { return Ok(None) };
         let ask =
             async { store::has_executor(&mut *self.experiments.fleet.db.read().await?, experiment, &connector).await };
@@ -478,6 +414,11 @@ async fn write_report(tx: &mut Tx, report: &Report, held: Option<&Held>) -> Resu
     }
     let is_first = remote.heard_at.is_none();
     remote.heard_at = remote.heard_at.max(Some(report.at));
+    if report.too_long && !report.is_final {
+        // What it said before is more than nothing.
+        store::save_heard(tx, &remote).await?;
+        return Ok(Ok(()));
+    }
     remote.too_long = i64::from(report.too_long);
     let owner = posted_by(&row);
     Blobs::forget(tx, &owner).await?;
@@ -512,13 +453,20 @@ async fn graph(State(gateway): State<Gateway>, Path(secret): Path<String>, Query
 }
 
 async fn result(State(gateway): State<Gateway>, Path(secret): Path<String>, request: Request) -> Response {
+    // Heartbeats are posted to another path than the last report.
+    let is_beat = request.uri().path().ends_with('/');
     let limit = match gateway.connector(&secret).await {
         Ok(Some(_)) => MAX_REPORT,
         // Nothing is kept of what comes from nobody.
         Ok(None) => 0,
         Err(error) => return put_off(&error).await,
     };
-    let (executor, discarded) = match read(request.into_body(), limit).await {
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
+    let most = length.unwrap_or(MAX_REPORT).min(limit) / 1024 * COPIES;
+    let Ok(_room) = gateway.room.acquire_many(u32::try_from(most).unwrap_or(u32::MAX)).await else {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    };
+    let (executor, discarded) = match read(request.into_body(), limit, is_beat).await {
         Ok(mut report) => {
             report.at = gateway.experiments.fleet.db.clock().now();
             let executor = report.executor.clone();
@@ -616,68 +564,4 @@ fn taken(_: bool, error: Error) -> Response {
 /// A flag that was never set, or is not the caller's own.
 fn unset() -> Response {
     (StatusCode::NOT_FOUND, Json(())).into_response()
-}
-
-/// Reads a report to its end, whatever its length: who is answered before may take it for a broken connection.
-async fn read(body: Body, limit: usize) -> std::result::Result<Report, &'static str> {
-    let (mut all, mut too_long, mut stream) = (Vec::new(), false, body.into_data_stream());
-    while let Some(piece) = stream.next().await {
-        let piece = piece.map_err(|_| "it was cut off")?;
-        too_long |= all.len() + piece.len() > limit;
-        if too_long {
-            all.truncate(LONG.min(limit));
-        } else {
-            all.extend_from_slice(&piece);
-        }
-    }
-    if limit == 0 {
-        return Err("nobody is known by this secret");
-    }
-    if too_long {
-        return too_long_of(&all).ok_or("it is longer than may be, and does not say whose it is");
-    }
-    if all.len() < LONG {
-        return report_of(&all);
-    }
-    tokio::task::spawn_blocking(move || report_of(&all)).await.unwrap_or(Err("it could not be read"))
-}
-
-/// What is posted, once it is read.
-fn report_of(body: &[u8]) -> std::result::Result<Report, &'static str> {
-    let post: Post = serde_json::from_slice(body).map_err(|_| "it is no report")?;
-    let results = post.results.ok_or("it has no results")?;
-    let results = BASE64_STANDARD.decode(results.trim()).map_err(|_| "its results are not base64")?;
-    // Without a state it counts as the last one, as with netunicorn.
-    let is_final = post.state.is_none_or(|state| state >= 2);
-    Ok(Report { executor: clean(&post.executor_id), results: results.into(), is_final, too_long: false, at: 0 })
-}
-
-/// Whose a report is of which only the begin was kept: executors write their id first.
-fn too_long_of(begin: &[u8]) -> Option<Report> {
-    let text = String::from_utf8_lossy(begin);
-    let (_, rest) = text.split_once("\"executor_id\"")?;
-    let executor = rest.trim_start_matches([':', ' ']).strip_prefix('"')?.split('"').next()?;
-    Some(Report { executor: clean(executor), results: Bytes::new(), is_final: true, too_long: true, at: 0 })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_report_is_read_and_what_is_none_is_named() {
-        let read = report_of(br#"{"executor_id":"e","results":"gAQ=","state":1,"more":true}"#).expect("a report");
-        assert_eq!((read.executor.as_str(), &read.results[..], read.is_final), ("e", &b"\x80\x04"[..], false));
-        assert!(report_of(br#"{"executor_id":"e","results":"gAQ="}"#).expect("a report").is_final);
-        for (body, why) in [
-            ("[]", "no report"),
-            (r#"{"executor_id":"e"}"#, "no results"),
-            (r#"{"executor_id":"e","results":"*"}"#, "base64"),
-        ] {
-            assert!(report_of(body.as_bytes()).expect_err("it is refused").contains(why), "{body}");
-        }
-        let long = too_long_of(br#"{"executor_id": "e-1", "results": "gAQAAAA"#).expect("it says whose it is");
-        assert!(long.executor == "e-1" && long.too_long && long.is_final);
-        assert_eq!(too_long_of(b"{}"), None);
-    }
 }

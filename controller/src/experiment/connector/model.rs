@@ -20,8 +20,8 @@ const LOOK: i64 = 30_000;
 /// Longest pause before what failed is tried again, milliseconds.
 const LONGEST_PAUSE: i64 = 60_000;
 
-/// What an executor left is asked to be removed for so long, milliseconds.
-const CLEANUP: i64 = 86_400_000;
+/// For so long a connector is asked to end executors and to remove what they left, milliseconds.
+const AWAY: i64 = 86_400_000;
 
 /// How a connector fares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -140,12 +140,14 @@ pub struct ConnectorSpec {
     /// What it is told when it begins, beside where the gateway is; left out: what was given before stays. Never shown.
     #[serde(default)]
     pub init: Option<BTreeMap<String, Value>>,
-    /// Where its executors reach this controller, up to `/netunicorn`; empty: where people reach the console.
+    /// Where its executors reach this controller, up to `/netunicorn`; empty: where people reach the console; left out:
+    /// what was given before stays.
     #[serde(default)]
-    pub gateway: String,
-    /// The authorities its certificate may come from, PEM; empty: those the controller's host trusts.
+    pub gateway: Option<String>,
+    /// The authorities its certificate may come from, PEM; empty: those the controller's host trusts; left out: what was
+    /// given before stays.
     #[serde(default)]
-    pub ca_pem: String,
+    pub ca_pem: Option<String>,
     /// Whether it is asked at all.
     #[serde(default = "yes")]
     pub enabled: bool,
@@ -219,9 +221,23 @@ impl Verb {
         Self::ALL.into_iter().find(|it| it.word() == word)
     }
 
-    /// For how long a question is repeated, given how long an executor may be silent; milliseconds.
+    /// For how long a question is repeated, given how long an executor may be silent; milliseconds. What is to go away
+    /// is told so when its connector is back, long after it was given up.
     fn patience(self, keep_alive: i64) -> i64 {
-        if self == Self::Cleanup { CLEANUP } else { keep_alive }
+        match self {
+            Self::Deploy | Self::Execute => keep_alive,
+            Self::Stop | Self::Cleanup => keep_alive.max(AWAY),
+        }
+    }
+
+    /// What is asked first where not everything can be asked at once.
+    pub fn rank(self) -> u8 {
+        match self {
+            Self::Stop => 0,
+            Self::Execute => 1,
+            Self::Deploy => 2,
+            Self::Cleanup => 3,
+        }
     }
 }
 
@@ -275,7 +291,7 @@ pub fn is_overdue(verb: Verb, asked_at: i64, keep_alive: i64, now: i64) -> bool 
 
 impl Remote {
     /// What is told of a deployment in this stage.
-    pub fn told(&self, stage: Stage, is_given_up: bool) -> Told {
+    pub fn told(&self, stage: Stage) -> Told {
         let started_at = self.graph_at.or(self.heard_at);
         let ended = |outcome: Outcome, message: String, at: i64| {
             Told::Ended(End { outcome, message, started_at, ended_at: at })
@@ -289,21 +305,22 @@ impl Remote {
         let last = self.heard_at.unwrap_or(self.asked_at).max(self.asked_at);
         match (self.verb, self.asked) {
             (Verb::Stop, Asked::Done) => ended(Outcome::Cancelled, Outcome::Cancelled.sentence().into(), last),
-            (Verb::Stop, Asked::Failed) if !is_given_up => {
+            (Verb::Stop, Asked::Failed) => {
                 let message = format!("cancelled; it may still run, since the connector did not end it: {}", self.why);
                 ended(Outcome::Cancelled, message, last)
             }
             (Verb::Deploy, Asked::Done) => ended(Outcome::Succeeded, String::new(), last),
             (Verb::Deploy, Asked::Failed) => ended(Outcome::NotDeployed, self.why.clone(), last),
-            (Verb::Execute, Asked::Failed) => ended(Outcome::Failed, self.why.clone(), last),
+            // Whatever its connector says, one that was heard of runs.
+            (Verb::Execute, Asked::Failed) if started_at.is_none() => ended(Outcome::Failed, self.why.clone(), last),
             (Verb::Execute, _) if stage != Stage::Deploying => started_at.map_or(Told::Nothing, Told::Working),
             _ => Told::Nothing,
         }
     }
 
-    /// Since when it is silent, where that matters: while it should run.
+    /// Since when it is silent, where that matters: while it should run, or should end.
     pub fn silent_since(&self, stage: Stage) -> Option<i64> {
-        let runs = matches!(stage, Stage::Starting | Stage::Running);
+        let runs = matches!(stage, Stage::Starting | Stage::Running) || self.verb == Verb::Stop;
         runs.then(|| self.heard_at.unwrap_or(self.asked_at).max(self.asked_at))
     }
 
@@ -319,13 +336,13 @@ impl Remote {
     }
 
     /// What it is answered when it asks for its graph. One that has reported has had it: who asks then was started anew,
-    /// and nothing is run twice.
+    /// and nothing is run twice. That one is held until the first has ended: sent away, it would report an end.
     pub fn graph(&self, stage: Stage) -> Graph {
+        let may_begin = self.verb == Verb::Execute && !self.has_reported;
         match stage {
-            Stage::Starting | Stage::Running if self.has_reported || self.verb != Verb::Execute => Graph::SendAway,
-            Stage::Starting | Stage::Running => Graph::Give,
-            Stage::Waiting | Stage::Deploying | Stage::Deployed => Graph::Hold,
+            Stage::Starting | Stage::Running if may_begin => Graph::Give,
             Stage::Ended => Graph::SendAway,
+            _ => Graph::Hold,
         }
     }
 
@@ -357,8 +374,8 @@ impl ConnectorSpec {
             return Err(Error::invalid("name", format!("{FLEET} stands for the fleet itself; take another name")));
         }
         check_url("url", &self.url)?;
-        if !self.gateway.is_empty() {
-            check_url("gateway", &self.gateway)?;
+        if let Some(gateway) = self.gateway.as_ref().filter(|gateway| !gateway.is_empty()) {
+            check_url("gateway", gateway)?;
         }
         if self.api_key.bytes().any(|b| !b.is_ascii_graphic()) {
             return Err(Error::invalid("api_key", "an API key is made of printable ASCII characters without spaces"));
@@ -388,7 +405,7 @@ pub fn header(context: &Value) -> String {
     let mut out = String::new();
     for unit in context.to_string().encode_utf16() {
         match u8::try_from(unit) {
-            Ok(byte) if byte.is_ascii() => out.push(char::from(byte)),
+            Ok(byte) if byte.is_ascii() && byte != 0x7f => out.push(char::from(byte)),
             _ => out.push_str(&format!("\\u{unit:04x}")),
         }
     }

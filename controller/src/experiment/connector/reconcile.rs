@@ -33,6 +33,12 @@ pub const TOPIC: &str = "experiment-connector";
 /// Questions to one connector at once.
 const AT_ONCE: usize = 8;
 
+/// Cleanups of one connector at once: nobody waits for them, and they hold up nobody.
+const CLEANUPS: usize = 2;
+
+/// How the place of a cleanup begins.
+const CLEANUP: &str = "cleanup ";
+
 /// A replica that died lets another ask after this time.
 const LEASE: Duration = Duration::from_millis(REPLICA_LIFE.unsigned_abs());
 
@@ -56,6 +62,12 @@ struct Question {
     experiment: String,
     verb: Verb,
     rows: Vec<QuestionRow>,
+}
+
+/// What is under way at a connector: one question an experiment, and beside it one cleanup.
+fn place(verb: Verb, experiment: &str) -> String {
+    let begin = if verb == Verb::Cleanup { CLEANUP } else { "" };
+    format!("{begin}{experiment}")
 }
 
 /// What a question about one executor came to.
@@ -104,28 +116,32 @@ impl Calls {
             }
         }
         let questions = self.still_good(questions, &connectors, now).await?;
-        let mut groups: BTreeMap<(String, String, &'static str), Vec<QuestionRow>> = BTreeMap::new();
+        let mut groups: BTreeMap<(u8, String, String, &'static str), Vec<QuestionRow>> = BTreeMap::new();
         for row in questions.into_iter().filter(|row| row.next_at <= now) {
-            let verb = store::verb(&row.verb)?.word();
-            groups.entry((row.connector.clone(), row.experiment_id.clone(), verb)).or_default().push(row);
+            let verb = store::verb(&row.verb)?;
+            let group = (verb.rank(), row.connector.clone(), row.experiment_id.clone(), verb.word());
+            groups.entry(group).or_default().push(row);
         }
         let mut asked = 0;
-        for ((name, experiment, word), rows) in groups {
+        for ((_, name, experiment, word), rows) in groups {
             let well = |row: &&ConnectorRow| row.name == name && row.enabled == 1 && row.health == Health::Well.word();
             let Some(connector) = connectors.iter().find(well).cloned() else { continue };
-            let Some(busy) = self.take(&name, &experiment) else { continue };
+            let verb = store::verb(word)?;
+            let Some(busy) = self.take(&name, &place(verb, &experiment)) else { continue };
             asked += 1;
-            let question = Question { connector, experiment, verb: store::verb(word)?, rows };
+            let question = Question { connector, experiment, verb, rows };
             tokio::spawn(self.clone().ask(question, busy));
         }
         Ok(asked)
     }
 
-    fn take(&self, connector: &str, experiment: &str) -> Option<Busy> {
-        let key = (connector.to_owned(), experiment.to_owned());
+    fn take(&self, connector: &str, place: &str) -> Option<Busy> {
+        let key = (connector.to_owned(), place.to_owned());
         let mut busy = self.busy.lock().unwrap_or_else(|e| e.into_inner());
-        let under_way = busy.iter().filter(|(name, of)| name == connector && !of.is_empty()).count();
-        let has_room = experiment.is_empty() || under_way < AT_ONCE;
+        let is_alike = |of: &str| !of.is_empty() && of.starts_with(CLEANUP) == place.starts_with(CLEANUP);
+        let under_way = busy.iter().filter(|(name, of)| name == connector && is_alike(of)).count();
+        let most = if place.starts_with(CLEANUP) { CLEANUPS } else { AT_ONCE };
+        let has_room = place.is_empty() || under_way < most;
         (has_room && busy.insert(key.clone())).then(|| Busy { busy: self.busy.clone(), key })
     }
 
@@ -143,32 +159,34 @@ impl Calls {
         } else {
             Vec::new()
         };
-        let mut good = Vec::new();
+        let (mut good, mut over) = (Vec::new(), Vec::new());
         for row in questions {
-            let here = (row.connector.clone(), row.experiment_id.clone());
             let verb = store::verb(&row.verb)?;
             if row.state == Asked::Asking.word() {
-                let is_mine = row.asked_by == *fleet.replica;
-                let under_way = match is_mine {
+                let here = (row.connector.clone(), place(verb, &row.experiment_id));
+                let under_way = match row.asked_by == *fleet.replica {
                     true => self.busy.lock().unwrap_or_else(|e| e.into_inner()).contains(&here),
                     false => live.contains(&row.asked_by),
                 };
                 if !under_way {
-                    let fault = Fault::Unsure("the controller that asked it was stopped before it answered".into());
-                    self.settle(verb, &[(row, CameTo::Nothing(fault))]).await?;
+                    let why = "the controller that asked it was stopped before it was answered";
+                    over.push((row, CameTo::Nothing(Fault::Unsure(why.into()))));
                 }
-            } else if is_overdue(verb, row.asked_at, row.keep_alive_minutes * 60_000, now) {
-                let connector = connectors.iter().find(|it| it.name == row.connector);
-                let why = match connector {
-                    None => format!("the connector {} was removed", row.connector),
-                    Some(it) if it.enabled == 0 => format!("the connector {} is switched off", it.name),
-                    Some(it) => format!("the connector {} was not well in time: {}", it.name, it.why),
-                };
-                self.settle(verb, &[(row, CameTo::Nothing(Fault::NotTaken(why)))]).await?;
-            } else {
-                good.push(row);
+                continue;
+            }
+            let why = match connectors.iter().find(|it| it.name == row.connector) {
+                None => Some(format!("the connector {} was removed", row.connector)),
+                Some(it) if it.enabled == 0 => Some(format!("the connector {} is switched off", it.name)),
+                Some(it) => is_overdue(verb, row.asked_at, row.keep_alive_minutes * 60_000, now).then(|| {
+                    format!("the connector {} did not come to it in time; {}: {}", it.name, it.health, it.why)
+                }),
+            };
+            match why {
+                Some(why) => over.push((row, CameTo::Refused(why))),
+                None => good.push(row),
             }
         }
+        self.settle(&over).await?;
         Ok(good)
     }
 
@@ -246,8 +264,13 @@ impl Calls {
         if question.rows.is_empty() {
             return Ok(());
         }
-        question.rows.iter_mut().for_each(|row| row.attempts += 1);
-        let answered = self.send(&question, &begun).await?;
+        for row in &mut question.rows {
+            row.attempts += 1;
+            row.state = Asked::Asking.word().into();
+        }
+        // What goes wrong here goes wrong before anything is sent.
+        let sent = self.send(&question, &begun).await;
+        let answered = sent.unwrap_or_else(|e| Err(Fault::NotTaken(format!("home could not put its question: {e}"))));
         if let Err(fault) = &answered {
             tracing::warn!(
                 connector = question.connector.name,
@@ -272,16 +295,17 @@ impl Calls {
                         CameTo::Refused(format!("the connector {name} gives no reason"))
                     }
                     Some(Err(why)) => CameTo::Refused(why.clone()),
-                    None => CameTo::Refused(format!("the connector {name} said nothing of it")),
+                    // It may have begun: its own report will say so.
+                    None => CameTo::Nothing(Fault::Unsure(format!("the connector {name} said nothing of it"))),
                 },
             };
             (row, said)
         };
         let came_to: Vec<_> = std::mem::take(&mut question.rows).into_iter().map(came_to).collect();
-        self.settle(verb, &came_to).await
+        self.settle(&came_to).await
     }
 
-    /// Sends a question. An answer that never came also says how the connector fares.
+    /// Sends a question, and gives what came of that; an error where it could not be put.
     async fn send(
         &self,
         question: &Question,
@@ -321,11 +345,15 @@ impl Calls {
     }
 
     /// Notes what questions came to: each was done, refused by the connector, or not answered.
-    async fn settle(&self, verb: Verb, came_to: &[(QuestionRow, CameTo)]) -> Result<()> {
+    async fn settle(&self, came_to: &[(QuestionRow, CameTo)]) -> Result<()> {
+        if came_to.is_empty() {
+            return Ok(());
+        }
         let db = &self.experiments.fleet.db;
         let (now, chance) = (db.clock().now(), chance());
         let write = db.write(|mut tx| async move {
             for (row, said) in came_to {
+                let verb = store::verb(&row.verb)?;
                 let keep_alive = row.keep_alive_minutes * 60_000;
                 let (to, why, next_at) = match said {
                     CameTo::Done => (Asked::Done, "", now),
@@ -338,7 +366,8 @@ impl Calls {
                         }
                     }
                 };
-                store::settle(&mut tx, &row.executor_id, verb, to, why, next_at).await?;
+                let was = (row.state.as_str(), row.attempts);
+                store::settle(&mut tx, &row.executor_id, verb, was, to, why, next_at).await?;
             }
             tx.wake("experiment");
             tx.done(())

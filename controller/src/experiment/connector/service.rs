@@ -114,13 +114,16 @@ impl Experiments {
             if let Some(init) = &spec.init {
                 secrets.init.clone_from(init);
             }
-            secrets.ca_pem.clone_from(&spec.ca_pem);
+            if let Some(ca_pem) = &spec.ca_pem {
+                secrets.ca_pem.clone_from(ca_pem);
+            }
+            let gateway = spec.gateway.clone().or_else(|| before.as_ref().map(|row| row.gateway.clone()));
             Server::new(&spec.url, &secrets.api_key, &secrets.ca_pem).map_err(|why| Error::invalid("ca_pem", why))?;
             let now = tx.now();
             let row = ConnectorRow {
                 name: name.into(),
                 url: spec.url.trim_end_matches('/').into(),
-                gateway: spec.gateway.trim_end_matches('/').into(),
+                gateway: gateway.unwrap_or_default().trim_end_matches('/').into(),
                 sealed: self.seal(&json!(secrets)),
                 secret_digest: hex(&sha256(secrets.gateway_secret.as_bytes())),
                 enabled: i64::from(spec.enabled),
@@ -308,7 +311,7 @@ pub(in crate::experiment) async fn withdraw(tx: &mut Tx, row: &DeploymentRow) ->
         ask(tx, row, Verb::Stop).await?;
     }
     if is_unheard {
-        store::settle(tx, &row.id, Verb::Stop, Asked::Done, "", 0).await?;
+        store::settle(tx, &row.id, Verb::Stop, (Asked::Queued.word(), 0), Asked::Done, "", 0).await?;
     }
     Ok(())
 }

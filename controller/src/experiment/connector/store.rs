@@ -319,11 +319,27 @@ pub async fn begin(tx: &mut Tx, executors: &[String], verb: Verb, replica: &str)
     Ok(begun)
 }
 
-/// Notes what a question came to, unless something else is asked by now.
-pub async fn settle(conn: &mut Conn, executor: &str, verb: Verb, to: Asked, why: &str, next_at: i64) -> Result<()> {
-    let text = "update experiment_remote set state = $3, why = $4, next_at = $5, asked_by = '' \
-                where executor_id = $1 and verb = $2 and state in ('queued', 'asking')";
-    sqlx::query(text).bind(executor).bind(verb.word()).bind(to.word()).bind(why).bind(next_at).execute(conn).await?;
+/// Notes what a question came to that was in a state after so many attempts, unless it has moved on since.
+pub async fn settle(
+    conn: &mut Conn,
+    executor: &str,
+    verb: Verb,
+    (state, attempts): (&str, i64),
+    to: Asked,
+    why: &str,
+    next_at: i64,
+) -> Result<()> {
+    let text = "update experiment_remote set state = $5, why = $6, next_at = $7, asked_by = '' \
+                where executor_id = $1 and verb = $2 and state = $3 and attempts = $4";
+    let update = sqlx::query(text).bind(executor).bind(verb.word()).bind(state).bind(attempts);
+    update.bind(to.word()).bind(why).bind(next_at).execute(conn).await?;
+    Ok(())
+}
+
+/// Locks what is known of an experiment's executors until the transaction ends: nothing is heard of them meanwhile.
+pub async fn lock_remotes(tx: &mut Tx, experiment: &str) -> Result<()> {
+    let text = "update experiment_remote set attempts = attempts where experiment_id = $1";
+    sqlx::query(text).bind(experiment).execute(&mut **tx).await?;
     Ok(())
 }
 

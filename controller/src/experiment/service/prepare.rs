@@ -338,8 +338,13 @@ pub fn place(
         Work::Graph(_) => String::new(),
         Work::Pipeline(pipeline) => json!(pipeline).to_string(),
     };
+    let mut document = deployment.stored(experiment, &executor);
+    if let Some(brought) = placed.filter(|it| it.agent.is_none()) {
+        // A connector may act on what stands in its nodes: it is told what it said itself.
+        document.insert("node".into(), json!(brought.node));
+    }
     DeploymentRow {
-        document: Value::Object(deployment.stored(experiment, &executor)).to_string(),
+        document: Value::Object(document).to_string(),
         environment_digest: hex(&deployment.environment.digest(architecture, pipeline.is_empty())),
         id: executor,
         experiment_id: experiment.into(),

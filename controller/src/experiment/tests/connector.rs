@@ -58,6 +58,7 @@ fn to_start_an_executor_is_not_asked_twice_unless_it_was_certainly_not_taken() {
     assert_eq!(after(Verb::Deploy, &unsure, 10 * MINUTE), Fate::Fail);
     assert_eq!(after(Verb::Cleanup, &unsure, 10 * MINUTE), Fate::Again(10 * MINUTE + 1000));
     assert!(is_overdue(Verb::Deploy, 0, MINUTE, MINUTE) && !is_overdue(Verb::Cleanup, 0, MINUTE, MINUTE));
+    assert!(!is_overdue(Verb::Stop, 0, MINUTE, 60 * MINUTE), "what was given up is ended when its connector is back");
 }
 
 #[test]
@@ -80,12 +81,13 @@ fn what_is_told_follows_from_what_was_asked_and_heard() {
         ),
     ];
     for (stage, remote, expected) in table {
-        assert_eq!(outcome(&remote.told(stage, false)), expected, "{stage:?} {remote:?}");
+        assert_eq!(outcome(&remote.told(stage)), expected, "{stage:?} {remote:?}");
     }
     let runs = Remote { graph_at: Some(7), heard_at: Some(9), ..remote(Verb::Execute, Done) };
-    assert_eq!(runs.told(Stage::Starting, false), Told::Working(7));
-    assert_eq!(remote(Verb::Stop, Failed).told(Stage::Ended, true), Told::Nothing, "it may yet be heard of");
-    assert_eq!(outcome(&remote(Verb::Stop, Done).told(Stage::Ended, true)), Some(Outcome::Cancelled));
+    assert_eq!(runs.told(Stage::Starting), Told::Working(7));
+    let denied = Remote { graph_at: Some(7), ..remote(Verb::Execute, Failed) };
+    assert_eq!(denied.told(Stage::Running), Told::Working(7), "one that was heard of runs, whatever is said");
+    assert_eq!(outcome(&remote(Verb::Stop, Done).told(Stage::Ended)), Some(Outcome::Cancelled));
 }
 
 #[test]
@@ -94,6 +96,7 @@ fn silence_counts_from_the_last_word_while_it_should_run() {
     assert_eq!(it.silent_since(Stage::Running), Some(5000));
     assert_eq!(remote(Verb::Execute, Asked::Done).silent_since(Stage::Starting), Some(1000));
     assert_eq!(it.silent_since(Stage::Deploying), None);
+    assert_eq!(remote(Verb::Stop, Asked::Queued).silent_since(Stage::Deploying), Some(1000), "nor is an end awaited");
 }
 
 #[test]
@@ -104,8 +107,8 @@ fn a_graph_is_given_to_who_runs_and_has_not_reported() {
         [Graph::Hold, Graph::Give, Graph::Give, Graph::SendAway]
     );
     let reported = Remote { has_reported: true, ..it };
-    assert_eq!(reported.graph(Stage::Running), Graph::SendAway, "it was started anew");
-    assert_eq!(remote(Verb::Stop, Asked::Queued).graph(Stage::Running), Graph::SendAway);
+    assert_eq!(reported.graph(Stage::Running), Graph::Hold, "a second one, sent away, would report an end");
+    assert_eq!(remote(Verb::Stop, Asked::Queued).graph(Stage::Running), Graph::Hold);
 }
 
 #[test]
@@ -136,8 +139,8 @@ fn what_cannot_be_a_connector_is_refused_by_name() {
         url: "https://lab.example.org:8000".into(),
         api_key: "k".into(),
         init: None,
-        gateway: String::new(),
-        ca_pem: String::new(),
+        gateway: None,
+        ca_pem: None,
         enabled: true,
     };
     right.check("lab").expect("it is right");
@@ -150,6 +153,6 @@ fn what_cannot_be_a_connector_is_refused_by_name() {
     assert!(right.check("a/b").is_err() && right.check("").is_err());
     assert!(with(&|it| it.url = "lab:8000".into()).contains("url"));
     assert!(with(&|it| it.url = "http://user:pw@lab".into()).contains("url"));
-    assert!(with(&|it| it.gateway = "ftp://x".into()).contains("gateway"));
+    assert!(with(&|it| it.gateway = Some("ftp://x".into())).contains("gateway"));
     assert!(with(&|it| it.api_key = "a b".into()).contains("api_key"));
 }
