@@ -34,7 +34,7 @@ pub use postprocess::Postprocess;
 pub use reconcile::Reconcile;
 pub use service::{Experiments, User};
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use self::connector::gateway::{Beats, Gateway};
 use crate::{
@@ -50,6 +50,7 @@ fn open(context: &Context) -> Domain {
     let experiments = Experiments {
         fleet: context.fleet.clone(),
         blobs: context.blobs.clone(),
+        asking: Arc::default(),
         processors: context.processors.clone(),
     };
     let reconcile = Reconcile {

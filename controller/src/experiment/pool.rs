@@ -1,5 +1,7 @@
 //! Pools of nodes, as connectors bring them and netunicorn's clients read them. Pure.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -97,21 +99,14 @@ impl Pool {
         }
     }
 
-    /// The node of this name: one that is counted, or one that a template makes.
-    pub fn find(&self, name: &str) -> Option<Node> {
-        match self {
-            Self::Countable(members) => members.iter().find_map(|member| match member {
-                Member::Node(node) => (node.name == name).then(|| (**node).clone()),
-                Member::Pool(pool) => pool.find(name),
-            }),
-            Self::Uncountable { templates, limit } => templates.iter().find_map(|template| {
-                let number = name.strip_prefix(&template.name)?;
-                let is_number = number.bytes().all(|b| b.is_ascii_digit()) && !number.starts_with('0');
-                let number: u32 = number.parse().ok().filter(|_| is_number)?;
-                let is_there = limit.is_none_or(|limit| f64::from(number) <= limit);
-                is_there.then(|| Node { name: name.into(), ..template.clone() })
-            }),
-        }
+    /// The nodes of these names, by name: those that are counted, and those that templates make.
+    pub fn find<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> BTreeMap<String, Node> {
+        let (templates, counted): (Vec<_>, Vec<_>) = self.nodes().into_iter().partition(|(_, limit)| limit.is_some());
+        let counted: BTreeMap<_, _> = counted.into_iter().map(|(node, _)| (node.name.as_str(), node)).collect();
+        let made = |name: &str| templates.iter().find_map(|(template, limit)| make(template, limit.flatten(), name));
+        let names = names.into_iter();
+        let found = names.filter_map(|name| counted.get(name).map(|node| (*node).clone()).or_else(|| made(name)));
+        found.map(|node| (node.name.clone(), node)).collect()
     }
 
     /// Every node that is counted, and every template with the limit of its pool.
@@ -160,6 +155,15 @@ impl FromIterator<Node> for Pool {
     fn from_iter<I: IntoIterator<Item = Node>>(nodes: I) -> Self {
         Self::Countable(nodes.into_iter().map(|node| Member::Node(Box::new(node))).collect())
     }
+}
+
+/// The node of this name, if a template makes it: called like it, with a number from 1 on behind that.
+fn make(template: &Node, limit: Option<f64>, name: &str) -> Option<Node> {
+    let number = name.strip_prefix(&template.name)?;
+    let is_number = number.bytes().all(|b| b.is_ascii_digit()) && !number.starts_with('0');
+    let number: u32 = number.parse().ok().filter(|_| is_number)?;
+    let is_there = limit.is_none_or(|limit| f64::from(number) <= limit);
+    is_there.then(|| Node { name: name.into(), ..template.clone() })
 }
 
 fn node(value: Value, left: &mut usize) -> Result<Node, String> {

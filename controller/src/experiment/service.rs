@@ -5,7 +5,10 @@ mod prepare;
 mod process;
 mod view;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+};
 
 use muster_proto::{KIND_EXPERIMENT_CLEANUP, KIND_EXPERIMENT_DEPLOYMENT, KIND_EXPERIMENT_EXECUTOR};
 use serde_json::{Value, json};
@@ -44,6 +47,8 @@ pub struct Experiments {
     pub fleet: Fleet,
     /// Graphs and results.
     pub blobs: Blobs,
+    /// Which connectors are asked for whose nodes at this moment.
+    pub asking: Arc<Mutex<BTreeSet<(String, String)>>>,
     /// What an administrator wants run before and after each.
     pub processors: Processors,
 }

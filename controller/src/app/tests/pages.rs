@@ -239,8 +239,12 @@ async fn furnish_experiment(fleet: &Fleet) -> String {
         tx.done(())
     });
     made_able.await.expect("the node is able");
-    let experiments =
-        experiment::Experiments { fleet: fleet.clone(), blobs: fleet.blobs.clone(), processors: Default::default() };
+    let experiments = experiment::Experiments {
+        fleet: fleet.clone(),
+        blobs: fleet.blobs.clone(),
+        asking: Default::default(),
+        processors: Default::default(),
+    };
     let spec = serde_json::json!({"deployments": [{
         "nodes": {"take": 1}, "tasks": [{"name": "t", "script": "true", "variables": {"TOKEN": SECRET}}],
     }]});

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -66,6 +67,29 @@ pub struct Brought {
     pub nodes: BTreeMap<(String, String), Placed>,
     /// Why a connector brought nothing.
     pub missing: BTreeMap<String, String>,
+}
+
+/// A connector is being asked for a user's nodes while this lives.
+struct Asking {
+    asking: Arc<Mutex<BTreeSet<(String, String)>>>,
+    key: (String, String),
+}
+
+// === impl Asking ===
+
+impl Asking {
+    /// None while the same is asked already.
+    fn begin(asking: &Arc<Mutex<BTreeSet<(String, String)>>>, connector: &str, user: &str) -> Option<Self> {
+        let key = (connector.to_owned(), user.to_owned());
+        let is_new = asking.lock().unwrap_or_else(|e| e.into_inner()).insert(key.clone());
+        is_new.then(|| Self { asking: asking.clone(), key })
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.asking.lock().unwrap_or_else(|e| e.into_inner()).remove(&self.key);
+    }
 }
 
 // === impl Secrets ===
@@ -187,8 +211,17 @@ impl Experiments {
 
     /// The nodes of one connector. A slow one is believed what it said last, and its answer is kept for the next time.
     async fn nodes_soon(&self, row: &ConnectorRow, user: &User) -> Result<Result<Pool, Fault>> {
+        let Some(asking) = Asking::begin(&self.asking, &row.name, &user.name) else {
+            // Who asks again and again is not asked for again and again.
+            let not_yet = || Fault::Unsure("it has not said its nodes yet".into());
+            return Ok(self.last_pool(&row.name, user).await?.ok_or_else(not_yet));
+        };
         let (it, connector, asks) = (self.clone(), row.clone(), user.clone());
-        let mut asked = tokio::spawn(async move { it.ask_for_nodes(&connector, &asks).await });
+        let mut asked = tokio::spawn(async move {
+            let answer = it.ask_for_nodes(&connector, &asks).await;
+            drop(asking);
+            answer
+        });
         if let Ok(answer) = tokio::time::timeout(SOON, &mut asked).await {
             return answer.map_err(Error::internal)?;
         }
@@ -222,12 +255,10 @@ impl Experiments {
                     last
                 }
             };
-            for deployment in order.deployments.iter().filter(|d| d.node.connector() == name) {
-                let found = pool.find(&deployment.node.name).map(Placed::brought);
-                if let Some(found) = found.filter(|it| it.is_open_to(&user.tags)) {
-                    brought.nodes.insert((name.into(), found.node.name.clone()), found);
-                }
-            }
+            let named = order.deployments.iter().filter(|d| d.node.connector() == name);
+            let found = pool.find(named.map(|d| d.node.name.as_str())).into_values().map(Placed::brought);
+            let open = found.filter(|it| it.is_open_to(&user.tags));
+            brought.nodes.extend(open.map(|it| ((name.to_owned(), it.node.name.clone()), it)));
         }
         Ok(brought)
     }
@@ -238,14 +269,21 @@ impl Experiments {
             Ok(text) => text,
             Err(fault) => return Ok(Err(fault)),
         };
-        let mut pool = match Pool::read(&text) {
-            Ok(pool) => pool,
+        // It may be long: it is read beside the runtime.
+        let name = row.name.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let mut pool = Pool::read(&text)?;
+            pool.stamp(&name);
+            let text = pool.json().to_string();
+            Ok((pool, text))
+        });
+        let (pool, text) = match read.await.map_err(Error::internal)? {
+            Ok(read) => read,
             Err(why) => return Ok(Err(Fault::Unsure(why))),
         };
-        pool.stamp(&row.name);
-        let text = &pool.json().to_string();
         let before = store::pool(&mut *self.fleet.db.read().await?, &row.name, &user.name).await?;
-        if before.as_ref() != Some(text) {
+        if before.as_ref() != Some(&text) {
+            let text = &text;
             let write = self.fleet.db.write(|mut tx| async move {
                 store::save_pool(&mut tx, &row.name, &user.name, text).await?;
                 tx.done(())

@@ -115,7 +115,15 @@ impl Rig {
             })
             .await
             .expect("the nodes are able");
-        Self { experiments: Experiments { fleet, blobs: blobs(), processors: Processors::default() }, seq: 1.into() }
+        Self {
+            experiments: Experiments {
+                fleet,
+                blobs: blobs(),
+                asking: Arc::default(),
+                processors: Processors::default(),
+            },
+            seq: 1.into(),
+        }
     }
 
     pub async fn round(&self) -> Round {
