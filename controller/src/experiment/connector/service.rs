@@ -19,6 +19,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     experiment::{
+        model::FLEET,
         node::Placed,
         order::Order,
         pool::Pool,
@@ -65,7 +66,7 @@ pub struct Told {
 pub struct Brought {
     /// Nodes by connector and name.
     pub nodes: BTreeMap<(String, String), Placed>,
-    /// Why a connector brought nothing.
+    /// Why a connector brought nothing; a relative clause.
     pub missing: BTreeMap<String, String>,
 }
 
@@ -244,12 +245,23 @@ impl Experiments {
         let names: BTreeSet<_> = order.deployments.iter().map(|d| d.node.connector()).collect();
         for name in names {
             let row = store::connector(&mut *self.fleet.db.read().await?, name).await?;
-            let Some(row) = row.filter(|row| row.enabled == 1) else { continue };
+            let row = match row {
+                _ if name == FLEET => continue,
+                Some(row) if row.enabled == 1 => row,
+                Some(_) => {
+                    brought.missing.insert(name.into(), "which is switched off".into());
+                    continue;
+                }
+                None => {
+                    brought.missing.insert(name.into(), "which is not there".into());
+                    continue;
+                }
+            };
             let pool = match self.ask_for_nodes(&row, user).await? {
                 Ok(pool) => pool,
                 Err(fault) => {
                     let Some(last) = self.last_pool(name, user).await? else {
-                        brought.missing.insert(name.into(), fault.why().into());
+                        brought.missing.insert(name.into(), format!("which does not say its nodes: {}", fault.why()));
                         continue;
                     };
                     last

@@ -246,7 +246,7 @@ fn check_node(
 ) -> std::result::Result<(), String> {
     let (connector, name) = (deployment.node.connector(), &deployment.node.name);
     if let Some(why) = missing.get(connector) {
-        return Err(format!("Node {name} is of the connector {connector}, which does not say its nodes: {why}"));
+        return Err(format!("Node {name} names the connector {connector:?}, {why}"));
     }
     let environment = &deployment.environment;
     if connector != FLEET && environment.kind == EnvironmentType::DockerImage && environment.image.is_none() {
